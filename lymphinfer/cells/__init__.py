@@ -1,0 +1,1 @@
+"""The nucleus table: its schema, its part files, and reading them back."""

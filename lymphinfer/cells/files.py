@@ -1,0 +1,67 @@
+"""Files that are either whole or not there."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from lymphinfer.errors import ResultError
+
+_FIXES = {
+    errno.ENOSPC: "the disk is full: free some space, or choose another folder with --out",
+    errno.EDQUOT: "your disk quota is used up: free some space, or choose another --out",
+    errno.EACCES: "no permission to write there: choose a writable folder with --out",
+    errno.EPERM: "no permission to write there: choose a writable folder with --out",
+    errno.EROFS: "the folder is read-only: choose a writable folder with --out",
+    errno.ENOTDIR: "a file stands where a folder is needed: choose another folder with --out",
+    errno.EEXIST: "a file stands where a folder is needed: choose another folder with --out",
+    errno.ENAMETOOLONG: "the name is too long for this file system: choose a shorter --out",
+}
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for writing that appears under its name only once it is complete.
+
+    The bytes go to a hidden ``.tmp`` file beside it, which is synced and renamed when the block
+    ends, and removed when it fails. Missing parent folders are made.
+
+    Parameters
+    ----------
+    path : Path
+        The file to create or replace.
+
+    Yields
+    ------
+    BinaryIO
+        Writable and seekable.
+
+    Raises
+    ------
+    ResultError
+        If it cannot be written, naming the path and what to do. Any other error raised inside the
+        block passes through unchanged.
+    """
+    # The process id alone is not unique on a file system that several machines share.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+    except OSError as error:
+        reason = error.strerror or str(error)
+        fix = _FIXES.get(error.errno or 0, "check the folder, or choose another with --out")
+        raise ResultError(f"cannot write {path} ({reason}): {fix}") from error

@@ -1,0 +1,66 @@
+"""The root command: one file a sub-command, loaded when it is called."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from lymphinfer import __version__
+from lymphinfer.cli.predict import predict
+from lymphinfer.errors import LymphinferError
+
+app = typer.Typer(
+    name="lymphinfer",
+    help="Lymphocyte markers from plain H&E slides. Research use only, not for diagnosis.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(predict)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"lymphinfer {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Lymphocyte markers from plain H&E slides. Research use only, not for diagnosis."""
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(message)s",
+        handlers=[RichHandler(console=Console(stderr=True), show_path=False)],
+    )
+
+
+def main() -> None:
+    """Entry point. Exit codes: 0 all done, 1 some slides failed, 2 nothing could be done."""
+    try:
+        app()
+    except LymphinferError as error:
+        Console(stderr=True).print(f"[bold red]Error:[/] {_escaped(str(error))}", soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        Console(stderr=True).print(
+            "Interrupted. Finished parts are kept: the same command goes on from there."
+        )
+        sys.exit(130)
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

@@ -1,0 +1,19 @@
+"""Choices of the command line, spelled without importing what they stand for."""
+
+from enum import StrEnum
+
+
+class Format(StrEnum):
+    """File formats of ``--format``."""
+
+    zip = "zip"
+    geojson_gz = "geojson.gz"
+    geojson = "geojson"
+
+
+class Hierarchy(StrEnum):
+    """Modes of ``--hierarchy``."""
+
+    none = "none"
+    clip = "clip"
+    conditional = "conditional"

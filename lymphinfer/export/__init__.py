@@ -1,0 +1,1 @@
+"""Views of the nucleus table: QuPath's GeoJSON and the summary."""

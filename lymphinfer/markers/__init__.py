@@ -1,0 +1,1 @@
+"""From a nucleus to a probability per marker: patches, classifier, calibration, hierarchy."""

@@ -1,0 +1,91 @@
+"""Feature extractors behind the marker heads: timm's by name, HoVer-Net and Phikon."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from lymphinfer.errors import BundleError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """A backbone as built.
+
+    Attributes
+    ----------
+    module : nn.Module
+        (B, 3, S, S) normalised images to (B, width) features.
+    width : int
+        Number of features.
+    """
+
+    module: nn.Module
+    width: int
+
+
+def build_backbone(name: str, *, pretrained: bool = False) -> BackboneSpec:
+    """Build a backbone without its classification layer.
+
+    Parameters
+    ----------
+    name : str
+        A timm model, such as ``convnext_base`` or ``resnet18``; ``hovernet`` (U-Net features,
+        needs TIAToolbox); ``phikon`` (position embeddings interpolated to the patch) or
+        ``phikon-resize`` (patch enlarged to 224 px).
+    pretrained : bool
+        Start from the published weights (needs network access on first use).
+
+    Returns
+    -------
+    BackboneSpec
+
+    Raises
+    ------
+    BundleError
+        timm does not know the name, or a package or the weights cannot be had.
+    """
+    if name == "hovernet":
+        from lymphinfer.markers.hovernet import build_hovernet
+
+        return build_hovernet(pretrained=pretrained)
+    if name in ("phikon", "phikon-resize"):
+        from lymphinfer.markers.phikon import build_phikon
+
+        return build_phikon(resize=name == "phikon-resize", pretrained=pretrained)
+    import timm
+
+    if not timm.is_model(name):
+        near = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:5])
+        raise BundleError(
+            f"backbone {name!r} is unknown to timm {timm.__version__}"
+            + (f"; near names: {near}" if near else "")
+        )
+    module = timm.create_model(name, pretrained=pretrained, num_classes=0)
+    return BackboneSpec(module, int(cast(int, module.num_features)))
+
+
+class Normalise(nn.Module):
+    """Subtract a mean and divide by a deviation, per RGB channel; part of the saved network."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        mean: tuple[float, ...] = IMAGENET_MEAN,
+        std: tuple[float, ...] = IMAGENET_STD,
+    ):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) in [0, 1] to the same shape, normalised."""
+        return (x - self.mean) / self.std

@@ -1,0 +1,46 @@
+"""Square patches around nuclei, cut from a tile already in memory."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+
+def cut_patches(
+    tile: NDArray[np.uint8], centers_tile: NDArray[np.floating], size_px: int = 112
+) -> NDArray[np.uint8]:
+    """Cut one patch a nucleus.
+
+    Parameters
+    ----------
+    tile : ndarray of uint8, (H, W, 3)
+        RGB at the working pixel size, halo included.
+    centers_tile : ndarray of float, (N, 2)
+        Centroids (x, y) in tile pixels, pixel centres at whole numbers.
+    size_px : int
+        Side of a patch.
+
+    Returns
+    -------
+    ndarray of uint8, (N, size_px, size_px, 3)
+        The pixel nearest to the centroid lies at (size_px // 2, size_px // 2). White beyond the
+        tile.
+    """
+    centers = np.rint(np.asarray(centers_tile, dtype=np.float64)).astype(np.int64).reshape(-1, 2)
+    if not len(centers):
+        return np.empty((0, size_px, size_px, 3), np.uint8)
+    first = centers - size_px // 2
+    height, width = tile.shape[:2]
+    before = np.maximum(0, -first.min(axis=0))
+    after = np.maximum(0, first.max(axis=0) + size_px - (width, height))
+    if before.any() or after.any():
+        tile = np.pad(
+            tile,
+            ((before[1], after[1]), (before[0], after[0]), (0, 0)),
+            constant_values=255,
+        )
+        first = first + before
+    windows = sliding_window_view(tile, (size_px, size_px), axis=(0, 1))  # type: ignore[call-overload]
+    patches = windows[first[:, 1], first[:, 0]]
+    return np.ascontiguousarray(patches.transpose(0, 2, 3, 1))

@@ -1,0 +1,1 @@
+"""Nuclei: detectors, their training data and quality, and outlines fit for a file."""

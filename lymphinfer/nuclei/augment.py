@@ -1,0 +1,190 @@
+"""H&E-realistic augmentation: what laboratories and scanners change, not what they cannot."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+# Haematoxylin, eosin and a residual in optical density (Ruifrok & Johnston 2001).
+STAIN_VECTORS = np.array(
+    [[0.650, 0.704, 0.286], [0.072, 0.990, 0.105], [0.268, 0.570, 0.776]], dtype=np.float64
+)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Strengths; zero switches a part off.
+
+    Attributes
+    ----------
+    scale : tuple of float
+        Range of the factor on the pixel size.
+    rotate : float
+        Probability of a rotation by any angle (quarter turns and flips always happen).
+    stain : float
+        Standard deviation of the log of each stain's concentration.
+    stain_vectors : float
+        Standard deviation added to the stain vectors' entries.
+    brightness : float
+        Standard deviation of the offset in optical density, per channel.
+    blur : float
+        Largest sigma of a Gaussian blur, px.
+    jpeg : float
+        Probability of JPEG compression at quality 40 to 95.
+    noise : float
+        Largest standard deviation of pixel noise, grey levels.
+    """
+
+    scale: tuple[float, float] = (0.8, 1.25)
+    rotate: float = 0.3
+    stain: float = 0.2
+    stain_vectors: float = 0.03
+    brightness: float = 0.03
+    blur: float = 1.0
+    jpeg: float = 0.4
+    noise: float = 4.0
+
+
+def perturb_stain(
+    image: NDArray[np.uint8], rng: np.random.Generator, augmentation: Augmentation
+) -> NDArray[np.uint8]:
+    """Change stain concentrations, hues and illumination in optical density (Beer-Lambert).
+
+    Parameters
+    ----------
+    image : ndarray of uint8, (..., 3)
+        RGB.
+    rng : numpy.random.Generator
+    augmentation : Augmentation
+
+    Returns
+    -------
+    ndarray of uint8, (..., 3)
+    """
+    unit = STAIN_VECTORS / np.linalg.norm(STAIN_VECTORS, axis=1, keepdims=True)
+    target = unit + rng.normal(0, augmentation.stain_vectors, (3, 3))
+    target /= np.linalg.norm(target, axis=1, keepdims=True)
+    concentration = np.exp(rng.normal(0, augmentation.stain, 3))
+    mix = (np.linalg.inv(unit) * concentration) @ target
+    offset = rng.normal(0, augmentation.brightness, 3)
+    table = -np.log((np.arange(256, dtype=np.float32) + 1) / 256)
+    density = table[image] @ mix.astype(np.float32) + offset.astype(np.float32)
+    result: NDArray[np.uint8] = np.clip(256 * np.exp(-density) - 1, 0, 255).astype(np.uint8)
+    return result
+
+
+def perturb_optics(
+    image: NDArray[np.uint8], rng: np.random.Generator, augmentation: Augmentation
+) -> NDArray[np.uint8]:
+    """Blur, sensor noise and JPEG compression, each at random.
+
+    Parameters
+    ----------
+    image : ndarray of uint8, (H, W, 3)
+    rng : numpy.random.Generator
+    augmentation : Augmentation
+
+    Returns
+    -------
+    ndarray of uint8, (H, W, 3)
+    """
+    picture = Image.fromarray(image)
+    if augmentation.blur and rng.random() < 0.5:
+        picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0, augmentation.blur)))
+    if augmentation.noise and rng.random() < 0.3:
+        noisy = np.asarray(picture, np.float32) + rng.normal(
+            0, rng.uniform(0, augmentation.noise), image.shape
+        ).astype(np.float32)
+        picture = Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))
+    if rng.random() < augmentation.jpeg:
+        buffer = io.BytesIO()
+        picture.save(buffer, "JPEG", quality=int(rng.integers(40, 96)))
+        picture = Image.open(buffer).convert("RGB")
+    return np.asarray(picture)
+
+
+class Crop(NamedTuple):
+    """A square cut from an annotated image.
+
+    Attributes
+    ----------
+    image : ndarray of uint8, (size, size, 3)
+        RGB.
+    instances : ndarray of int32, (size, size)
+        -1 where the crop reaches over the image's edge.
+    prob : ndarray of float32, (size, size)
+        Object probability.
+    """
+
+    image: NDArray[np.uint8]
+    instances: NDArray[np.int32]
+    prob: NDArray[np.float32]
+
+
+def random_crop(
+    source: Crop,
+    *,
+    size_px: int,
+    zoom: float,
+    rng: np.random.Generator,
+    augmentation: Augmentation,
+) -> Crop:
+    """Cut a square at random, resampled, rotated and mirrored.
+
+    Parameters
+    ----------
+    source : Crop
+        The whole image with its maps, any size.
+    size_px : int
+        Side of the result, px.
+    zoom : float
+        Source pixels per result pixel (working pixel size over the image's), before jitter.
+    rng : numpy.random.Generator
+    augmentation : Augmentation
+
+    Returns
+    -------
+    Crop
+    """
+    zoom = zoom * float(np.exp(rng.uniform(*np.log(augmentation.scale))))
+    turn = rng.random() < augmentation.rotate
+    side = int(np.ceil(size_px * zoom * (2**0.5 if turn else 1)))
+    height, width = source.instances.shape
+    pad = max(0, side - height), max(0, side - width)
+    if any(pad):
+        widths = tuple((p // 2, p - p // 2) for p in pad)
+        source = Crop(
+            np.pad(source.image, (*widths, (0, 0)), mode="reflect"),
+            np.pad(source.instances, widths, constant_values=-1),
+            np.pad(source.prob, widths),
+        )
+    top = int(rng.integers(0, source.instances.shape[0] - side + 1))
+    left = int(rng.integers(0, source.instances.shape[1] - side + 1))
+    window = slice(top, top + side), slice(left, left + side)
+    angle = float(rng.uniform(0, 360)) if turn else 0.0
+    edge = (side - size_px * zoom) / 2
+    box = (edge, edge, side - edge, side - edge)
+    soft = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)[int(rng.integers(2))]
+    quarter, mirror = int(rng.integers(4)), rng.random() < 0.5
+
+    def transform(
+        plane: NDArray[Any], fill: Any, kernel: Image.Resampling, turning: Image.Resampling
+    ) -> NDArray[Any]:
+        picture = Image.fromarray(np.ascontiguousarray(plane[window]))
+        if turn:
+            picture = picture.rotate(angle, turning, fillcolor=fill)
+        array = np.asarray(picture.resize((size_px, size_px), kernel, box=box))
+        array = np.rot90(array, quarter)
+        return np.ascontiguousarray(array[:, ::-1] if mirror else array)
+
+    linear, nearest = Image.Resampling.BILINEAR, Image.Resampling.NEAREST
+    return Crop(
+        transform(source.image, (255, 255, 255), soft, linear),
+        transform(source.instances, -1, nearest, nearest).astype(np.int32),
+        transform(source.prob, 0.0, linear, linear).astype(np.float32),
+    )

@@ -1,0 +1,113 @@
+"""From dense predictions to star-convex polygons: threshold, refine, non-maximum suppression."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class StarPolygons:
+    """Nuclei of one image, by descending probability.
+
+    Attributes
+    ----------
+    points : ndarray of float32, (N, 2)
+        Ray origins as (x, y), px of the network's input, pixel centres at whole numbers.
+    dist : ndarray of float32, (N, n_rays)
+        Distances along the rays, px.
+    prob : ndarray of float32, (N,)
+        Object probability.
+    """
+
+    points: NDArray[np.float32]
+    dist: NDArray[np.float32]
+    prob: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.prob)
+
+    def vertices(self) -> NDArray[np.float32]:
+        """Polygon vertices, (N, n_rays, 2) as (x, y); ray k points to angle 2πk / n_rays."""
+        angles = np.linspace(0, 2 * np.pi, self.dist.shape[1], endpoint=False, dtype=np.float32)
+        rays = np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+        vertices: NDArray[np.float32] = self.points[:, None, :] + self.dist[:, :, None] * rays
+        return vertices
+
+    def label_image(self, shape: tuple[int, int]) -> NDArray[np.int32]:
+        """Draw the nuclei as labels 1..N, the more probable on top.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            (height, width).
+
+        Returns
+        -------
+        ndarray of int32, (height, width)
+        """
+        from stardist.geometry import polygons_to_label
+
+        if not len(self):
+            return np.zeros(shape, np.int32)
+        return np.asarray(
+            polygons_to_label(self.dist, self.points[:, ::-1], shape, prob=self.prob), np.int32
+        )
+
+
+def decode(
+    prob: NDArray[np.float32],
+    dist: NDArray[np.float32],
+    *,
+    grid: int,
+    prob_threshold: float,
+    nms_threshold: float,
+    min_dist_px: float = 1e-3,
+) -> StarPolygons:
+    """Keep the polygons that no better polygon overlaps (Schmidt et al. 2018, section 2).
+
+    Parameters
+    ----------
+    prob : ndarray of float32, (h, w)
+        Object probability on the output grid.
+    dist : ndarray of float32, (n_rays, h, w)
+        Distances, px of the network's input.
+    grid : int
+        Output stride, px.
+    prob_threshold : float
+        Candidates above it are kept.
+    nms_threshold : float
+        Overlap above which the less probable polygon goes.
+    min_dist_px : float
+        Distances are raised to it, as stardist does.
+
+    Returns
+    -------
+    StarPolygons
+        Equal probabilities are ordered by place, so that the result does not depend on chance.
+    """
+    from stardist.nms import non_maximum_suppression_inds
+
+    rows, columns = np.nonzero(prob > prob_threshold)
+    scores = prob[rows, columns]
+    order = np.lexsort((columns, rows, -scores))
+    rows, columns, scores = rows[order], columns[order], scores[order]
+    rays = np.maximum(dist[:, rows, columns].T, np.float32(min_dist_px))
+    rays = np.ascontiguousarray(rays, dtype=np.float32)
+    points = np.stack([rows, columns], axis=1) * grid
+    if len(scores):
+        kept = non_maximum_suppression_inds(
+            rays,
+            points.astype(np.int32),
+            scores=np.ascontiguousarray(scores, dtype=np.float32),
+            thresh=nms_threshold,
+            use_bbox=True,
+            use_kdtree=True,
+            verbose=False,
+        )
+        rays, points, scores = rays[kept], points[kept], scores[kept]
+    return StarPolygons(
+        points=points[:, ::-1].astype(np.float32), dist=rays, prob=scores.astype(np.float32)
+    )

@@ -1,0 +1,397 @@
+"""Training the StarDist network, with its dense marker head, on annotated fields of view."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from lymphinfer.compute import channels_last
+from lymphinfer.nuclei.augment import (
+    Augmentation,
+    Crop,
+    perturb_optics,
+    perturb_stain,
+    random_crop,
+)
+from lymphinfer.nuclei.datasets import AnnotatedImage
+from lymphinfer.nuclei.metrics import SegmentationScore, score_segmentation
+from lymphinfer.nuclei.stardist.decode import decode
+from lymphinfer.nuclei.stardist.infer import predict_dense
+from lymphinfer.nuclei.stardist.loss import stardist_loss
+from lymphinfer.nuclei.stardist.network import StarDistConfig, StarDistNet, fold_batch_norm
+from lymphinfer.nuclei.stardist.targets import object_probability, star_targets
+
+log = logging.getLogger(__name__)
+
+Batch = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What a training run is.
+
+    Attributes
+    ----------
+    network : StarDistConfig
+        The first marker of the dense head, where there is one, is the leukocyte label.
+    mpp : float
+        Working pixel size, µm/px.
+    crop_px, batch_size, steps : int
+        Crop side at the working pixel size; crops a step; optimiser steps.
+    learning_rate, weight_decay : float
+        AdamW; the rate rises for 5 % of the steps and falls along a cosine.
+    ema_decay : float
+        Of the moving average of the weights, which is what is kept.
+    shares : mapping of str to float
+        Share of the crops drawn from each named set.
+    """
+
+    network: StarDistConfig = field(default_factory=lambda: StarDistConfig(batch_norm=True))
+    mpp: float = 0.325
+    crop_px: int = 256
+    batch_size: int = 8
+    steps: int = 6000
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    ema_decay: float = 0.998
+    validate_every: int = 500
+    seed: int = 0
+    bf16: bool = True
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    shares: dict[str, float] = field(default_factory=dict)
+
+
+class CropDataset(IterableDataset[Batch]):
+    """Endless augmented crops with their targets.
+
+    Parameters
+    ----------
+    sets : mapping of str to sequence of AnnotatedImage
+    config : TrainConfig
+    start : int
+        Crops already consumed: a resumed run draws other crops than its beginning did.
+    """
+
+    margin = 32
+
+    def __init__(
+        self, sets: dict[str, Sequence[AnnotatedImage]], config: TrainConfig, start: int = 0
+    ):
+        self.config, self.start = config, start
+        self.sources: list[tuple[AnnotatedImage, Crop]] = []
+        weights: list[float] = []
+        for name, images in sets.items():
+            area = sum(i.instances.size for i in images)
+            share = config.shares.get(name, 1.0)
+            for item in images:
+                probability = object_probability(item.instances)
+                self.sources.append((item, Crop(item.image, item.instances, probability)))
+                weights.append(share * item.instances.size / area)
+        self.weights = np.asarray(weights) / np.sum(weights)
+
+    def __iter__(self) -> Iterator[Batch]:
+        worker = get_worker_info()
+        number = 0 if worker is None else worker.id
+        rng = np.random.default_rng([self.config.seed, self.start, number])
+        while True:
+            yield self.sample(rng)
+
+    def sample(self, rng: np.random.Generator) -> Batch:
+        """One crop: ``image`` uint8 (3, H, W) and float targets on the output grid."""
+        cfg, net = self.config, self.config.network
+        item, source = self.sources[int(rng.choice(len(self.weights), p=self.weights))]
+        crop = random_crop(
+            source,
+            size_px=cfg.crop_px + 2 * self.margin,
+            zoom=cfg.mpp / item.mpp,
+            rng=rng,
+            augmentation=cfg.augmentation,
+        )
+        inner = slice(self.margin, -self.margin)
+        image = perturb_stain(crop.image[inner, inner], rng, cfg.augmentation)
+        image = perturb_optics(image, rng, cfg.augmentation)
+        targets = star_targets(
+            np.maximum(crop.instances, 0),
+            crop.prob,
+            n_rays=net.n_rays,
+            grid=net.grid,
+            margin=self.margin,
+        )
+        known = crop.instances[inner, inner][:: net.grid, :: net.grid] >= 0
+        leukocyte = item.leukocyte[targets.instances].astype(np.float32)
+        areas = np.bincount(targets.instances.ravel(), minlength=item.n_nuclei + 1)
+        weight = (1.0 / np.maximum(areas, 20))[targets.instances].astype(np.float32)
+        return {
+            "image": torch.from_numpy(image.transpose(2, 0, 1).copy()),
+            "prob": torch.from_numpy(np.where(known, targets.prob, -1).astype(np.float32)),
+            "dist": torch.from_numpy(targets.dist),
+            "marker": torch.from_numpy(leukocyte)[None],
+            "marker_weight": torch.from_numpy(weight),
+        }
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Quality on held-out images at one probability threshold.
+
+    Attributes
+    ----------
+    segmentation : SegmentationScore
+    leukocyte_auroc : float
+        Of the dense head averaged over each true nucleus; NaN without labels or head.
+    prob_threshold : float
+    """
+
+    segmentation: SegmentationScore
+    leukocyte_auroc: float
+    prob_threshold: float
+
+
+def resample(image: AnnotatedImage, mpp: float) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+    """Image (H, W, 3) uint8 and instances (H, W) int32 of a field of view at a pixel size."""
+    size = tuple(round(s * image.mpp / mpp) for s in image.image.shape[1::-1])
+    pixels = Image.fromarray(image.image).resize(size, Image.Resampling.BILINEAR)
+    labels = Image.fromarray(image.instances, mode="I").resize(size, Image.Resampling.NEAREST)
+    return np.asarray(pixels), np.asarray(labels, np.int32)
+
+
+def pool_over_instances(
+    values: NDArray[np.float32], instances: NDArray[np.integer], n: int
+) -> NDArray[np.float32]:
+    """Mean of a map over each label.
+
+    Parameters
+    ----------
+    values : ndarray of float32, (C, h, w)
+    instances : ndarray of int, (h, w)
+        Labels 0..n on the same grid.
+    n : int
+        Largest label.
+
+    Returns
+    -------
+    ndarray of float32, (n, C)
+        Rows of labels 1..n; NaN for a label without a pixel.
+    """
+    flat = instances.ravel()
+    count = np.bincount(flat, minlength=n + 1)[1:]
+    sums = [np.bincount(flat, weights=v.ravel(), minlength=n + 1)[1:] for v in values]
+    with np.errstate(invalid="ignore"):
+        return (np.stack(sums, axis=1) / count[:, None]).astype(np.float32)
+
+
+def validate(
+    net: StarDistNet,
+    images: Sequence[AnnotatedImage],
+    *,
+    mpp: float,
+    thresholds: Sequence[float] = (0.4,),
+    nms_threshold: float = 0.3,
+    bf16: bool = True,
+) -> list[Validation]:
+    """Score a network on whole images at each probability threshold.
+
+    Parameters
+    ----------
+    net : StarDistNet
+        In evaluation mode, on the CPU.
+    images : sequence of AnnotatedImage
+        Held out.
+    mpp : float
+        Working pixel size, µm/px.
+    thresholds : sequence of float
+    nms_threshold : float
+    bf16 : bool
+        Run the convolutions in bfloat16.
+
+    Returns
+    -------
+    list of Validation
+        One a threshold.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    grid = net.config.grid
+    truth: list[NDArray[np.int32]] = []
+    predicted: list[list[NDArray[np.int32]]] = [[] for _ in thresholds]
+    labels, scores = [], []
+    for item in images:
+        pixels, instances = resample(item, mpp)
+        dense = predict_dense(net, pixels[None], autocast=torch.bfloat16 if bf16 else None)[0]
+        truth.append(instances)
+        for i, threshold in enumerate(thresholds):
+            polygons = decode(
+                dense.prob,
+                dense.dist,
+                grid=grid,
+                prob_threshold=threshold,
+                nms_threshold=nms_threshold,
+            )
+            predicted[i].append(polygons.label_image(instances.shape))
+        if dense.marker_logit is not None:
+            probability = (1 / (1 + np.exp(-dense.marker_logit[:1]))).astype(np.float32)
+            pooled = pool_over_instances(probability, instances[::grid, ::grid], item.n_nuclei)
+            known = (item.leukocyte[1:] >= 0) & np.isfinite(pooled[:, 0])
+            labels.append(item.leukocyte[1:][known])
+            scores.append(pooled[known, 0])
+    y = np.concatenate(labels) if labels else np.empty(0)
+    auroc = (
+        float(roc_auc_score(y, np.concatenate(scores))) if len(np.unique(y)) == 2 else float("nan")
+    )
+    return [
+        Validation(score_segmentation(truth, p), auroc, t)
+        for t, p in zip(thresholds, predicted, strict=True)
+    ]
+
+
+def learning_rate_factor(step: int, steps: int) -> float:
+    """Linear warm-up over 5 % of the steps, then half a cosine to zero."""
+    warm = max(1, steps // 20)
+    if step < warm:
+        return (step + 1) / warm
+    return float(0.5 * (1 + np.cos(np.pi * min(1.0, (step - warm) / max(1, steps - warm)))))
+
+
+class Trainer:
+    """One training run in a folder; the same folder again goes on where it stopped.
+
+    Parameters
+    ----------
+    config : TrainConfig
+    folder : Path
+        ``state.safetensors`` (weights, their average, optimiser), ``log.jsonl``, ``config.json``.
+    initial : mapping of str to Tensor, optional
+        Weights to begin with, by name and shape; others start at random.
+    """
+
+    def __init__(
+        self, config: TrainConfig, folder: Path, *, initial: dict[str, Tensor] | None = None
+    ):
+        self.config, self.folder = config, folder
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(config.seed)
+        self.net = channels_last(StarDistNet(config.network))
+        if initial is not None:
+            own = self.net.state_dict()
+            fitting = {k: v for k, v in initial.items() if k in own and own[k].shape == v.shape}
+            self.net.load_state_dict(fitting, strict=False)
+            log.info("%d of %d tensors start from given weights", len(fitting), len(own))
+        self.average = deepcopy(self.net).eval()
+        self.optimizer = torch.optim.AdamW(
+            self.net.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        self.step = 0
+        if (folder / "state.safetensors").exists():
+            self._load()
+        (folder / "config.json").write_text(json.dumps(asdict(config), indent=1))
+
+    def fit(
+        self, sets: dict[str, Sequence[AnnotatedImage]], held_out: Sequence[AnnotatedImage]
+    ) -> StarDistNet:
+        """Train to the last step and return the averaged network without batch normalisation.
+
+        Parameters
+        ----------
+        sets : mapping of str to sequence of AnnotatedImage
+        held_out : sequence of AnnotatedImage
+            Scored every ``validate_every`` steps, never trained on.
+
+        Returns
+        -------
+        StarDistNet
+        """
+        cfg = self.config
+        dataset = CropDataset(sets, cfg, start=self.step)
+        loader = DataLoader(dataset, batch_size=cfg.batch_size, num_workers=1, prefetch_factor=4)
+        batches = iter(loader)
+        self.net.train()
+        began, sums = time.monotonic(), np.zeros(4)
+        while self.step < cfg.steps:
+            sums += self._update(next(batches))
+            self.step += 1
+            if self.step % cfg.validate_every == 0 or self.step == cfg.steps:
+                self._report(held_out, sums / cfg.validate_every, time.monotonic() - began)
+                began, sums = time.monotonic(), np.zeros(4)
+                self._save()
+        return fold_batch_norm(self.average)
+
+    def _update(self, batch: Batch) -> NDArray[np.float64]:
+        cfg = self.config
+        rate = cfg.learning_rate * learning_rate_factor(self.step, cfg.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        x = batch["image"].float().div_(255).contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=cfg.bf16):
+            output = self.net(x)
+        loss = stardist_loss(
+            output, batch["prob"], batch["dist"], batch["marker"], batch["marker_weight"]
+        )
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.total.backward()
+        torch.nn.utils.clip_grad_norm_(self.net.parameters(), 5.0)
+        self.optimizer.step()
+        decay = min(cfg.ema_decay, (self.step + 1) / (self.step + 10))
+        with torch.no_grad():
+            own = self.net.state_dict()
+            for name, value in self.average.state_dict().items():
+                if value.is_floating_point():
+                    value.lerp_(own[name], 1 - decay)
+                else:
+                    value.copy_(own[name])
+        return np.array([float(v.detach()) for v in loss])
+
+    def _report(
+        self, held_out: Sequence[AnnotatedImage], losses: NDArray[np.float64], seconds: float
+    ) -> None:
+        plain = channels_last(fold_batch_norm(self.average))
+        score = validate(plain, held_out, mpp=self.config.mpp, bf16=self.config.bf16)[0]
+        row: dict[str, Any] = {
+            "step": self.step,
+            "seconds": round(seconds, 1),
+            **dict(zip(("total", "prob", "dist", "marker"), losses.round(4).tolist(), strict=True)),
+            **{k: round(v, 4) for k, v in asdict(score.segmentation).items()},
+            "leukocyte_auroc": round(score.leukocyte_auroc, 4),
+        }
+        with (self.folder / "log.jsonl").open("a") as stream:
+            stream.write(json.dumps(row) + "\n")
+        log.info("%s", row)
+
+    def _save(self) -> None:
+        tensors = {f"net.{k}": v for k, v in self.net.state_dict().items()}
+        tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{k}": v for k, v in state.items()}
+        tensors["step"] = torch.tensor(self.step)
+        beside = self.folder / "state.safetensors.tmp"
+        save_file({k: v.detach().contiguous().clone() for k, v in tensors.items()}, beside)
+        beside.replace(self.folder / "state.safetensors")
+
+    def _load(self) -> None:
+        tensors = load_file(self.folder / "state.safetensors")
+        self.step = int(tensors.pop("step"))
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+        self.net.load_state_dict(part("net."))
+        self.average.load_state_dict(part("average."))
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in part("optimizer.").items():
+            index, name = key.split(".", 1)
+            state.setdefault(int(index), {})[name] = value
+        full = self.optimizer.state_dict()
+        self.optimizer.load_state_dict({"state": state, "param_groups": full["param_groups"]})

@@ -1,0 +1,1 @@
+"""The ORION cohort: manifest, download, cell tables, gating, curation, sampling, patch stores."""

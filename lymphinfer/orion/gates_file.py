@@ -1,0 +1,156 @@
+"""The gates file, `gates.toml`: written for people, read with every problem reported at once."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from lymphinfer.cells.files import atomic_write
+from lymphinfer.errors import DataError
+from lymphinfer.orion.gates import THRESHOLDS, AfCorrection, Gate, Gates, SlideGates
+
+FORMAT, VERSION = "lymphinfer-gates", 1
+_HEADER = """\
+# Gates of LymphInfer: per slide and marker four ranges of a cell's mean intensity v.
+#   v < negative_max                       negative
+#   negative_max <= v < positive_min       uncertain, not labelled
+#   positive_min <= v < overexposure_min   positive
+#   v >= overexposure_min                  over-exposed, not labelled
+# With [slides.<slide>.<marker>.af] v is max(raw - lambda * AF1 + beta, 0), else the raw mean.
+# A slide's blank_max: cells with more in the blank channel (Argo550) are artefacts, not labelled.
+# Edit freely; set_by says who or what set a gate. `lymphinfer gate show` draws it.
+
+"""
+
+
+def read_gates(
+    path: Path, slides: Sequence[str] | None = None, markers: Sequence[str] = ()
+) -> Gates:
+    """Read and check a gates file.
+
+    Parameters
+    ----------
+    path : Path
+        The ``gates.toml``.
+    slides : sequence of str, optional
+        Slides that must have gates; None: those in the file.
+    markers : sequence of str
+        Markers that each of these slides must have.
+
+    Returns
+    -------
+    Gates
+
+    Raises
+    ------
+    DataError
+        With every problem of the file.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{path}: no such gates file. Make one with `lymphinfer gate propose`."
+        ) from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise DataError(f"{path}: the gates file cannot be read ({error}).") from error
+    if document.get("format") != FORMAT or document.get("version") != VERSION:
+        raise DataError(
+            f"{path}: not a gates file of this version: format {document.get('format')!r}, version "
+            f"{document.get('version')!r}, where {FORMAT!r} and {VERSION} are expected. "
+            "Make one with `lymphinfer gate propose`."
+        )
+    problems: list[str] = []
+    tables = document.get("slides", {})
+    if not isinstance(tables, dict):
+        raise DataError(f"{path}: `slides` must be a table, such as [slides.CRC01.CD45].")
+    gates = Gates({slide: _slide(slide, table, problems) for slide, table in tables.items()})
+    needed = list(gates.slides) if slides is None else slides
+    problems += gates.problems(needed, ())
+    for slide in needed:
+        table = tables.get(slide)
+        lacking = [m for m in markers if isinstance(table, dict) and m not in table]
+        if lacking:
+            problems.append(f"slide {slide}: no gate for {', '.join(lacking)}")
+    if problems:
+        raise DataError("\n".join(f"{path}: {problem}." for problem in problems))
+    return gates
+
+
+def write_gates(path: Path, gates: Gates) -> None:
+    """Write a gates file, whole or not at all; ResultError if it cannot be."""
+    import tomli_w
+
+    slides: dict[str, Any] = {}
+    for slide, found in gates.slides.items():
+        table: dict[str, Any] = {}
+        if found.blank_max is not None:
+            table["blank_max"] = found.blank_max
+        for name, gate in found.markers.items():
+            entry: dict[str, Any] = {key: getattr(gate, key) for key in THRESHOLDS}
+            entry |= {"set_by": gate.set_by, "set_at": gate.set_at}
+            if gate.af is not None:
+                entry["af"] = {"lambda": gate.af.lambda_, "beta": gate.af.beta}
+            table[name] = entry
+        slides[slide] = table
+    document = {"format": FORMAT, "version": VERSION, "slides": slides}
+    with atomic_write(path) as file:
+        file.write((_HEADER + tomli_w.dumps(document)).encode())
+
+
+def _slide(slide: str, table: Any, problems: list[str]) -> SlideGates:
+    if not isinstance(table, dict):
+        problems.append(f"slide {slide}: must be a table of markers")
+        return SlideGates({})
+    blank_max = table.get("blank_max")
+    if blank_max is not None and not _is_number(blank_max):
+        problems.append(f"slide {slide}: blank_max {blank_max!r} is no number")
+        blank_max = None
+    markers = {}
+    for name, entry in table.items():
+        if name != "blank_max":
+            gate = _gate(f"slide {slide}, {name}", entry, problems)
+            if gate is not None:
+                markers[name] = gate
+    return SlideGates(markers, None if blank_max is None else float(blank_max))
+
+
+def _gate(where: str, entry: Any, problems: list[str]) -> Gate | None:
+    if not isinstance(entry, dict):
+        problems.append(f"{where}: must be a table with {', '.join(THRESHOLDS)}")
+        return None
+    wrong = []
+    known = {*THRESHOLDS, "set_by", "set_at", "af"}
+    wrong += [f"{where}: unknown entry {key!r}" for key in entry if key not in known]
+    wrong += [f"{where}: no {key}" for key in THRESHOLDS if key not in entry]
+    wrong += [
+        f"{where}: {key} {entry[key]!r} is no number"
+        for key in THRESHOLDS
+        if key in entry and not _is_number(entry[key])
+    ]
+    af = entry.get("af")
+    if af is not None and not (
+        isinstance(af, dict) and all(_is_number(af.get(key)) for key in ("lambda", "beta"))
+    ):
+        wrong.append(f"{where}: af must hold the numbers lambda and beta")
+    set_at = entry.get("set_at", datetime.fromtimestamp(0, UTC))
+    if not isinstance(set_at, datetime):
+        wrong.append(f"{where}: set_at {set_at!r} is no date with time")
+    problems += wrong
+    if wrong:
+        return None
+    return Gate(
+        negative_max=float(entry["negative_max"]),
+        positive_min=float(entry["positive_min"]),
+        overexposure_min=float(entry["overexposure_min"]),
+        set_by=str(entry.get("set_by", "")),
+        set_at=set_at,
+        af=None if af is None else AfCorrection(float(af["lambda"]), float(af["beta"])),
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

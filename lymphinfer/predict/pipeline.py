@@ -1,0 +1,212 @@
+"""Tiles to nucleus tables: reading and decoding beside the device, which never waits for a file."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from lymphinfer.bundles.loading import Bundle
+from lymphinfer.bundles.schema import Evidence
+from lymphinfer.cells.table import build_table
+from lymphinfer.markers.hierarchy import apply_hierarchy, call_phenotypes
+from lymphinfer.markers.patches import cut_patches
+from lymphinfer.nuclei.detector import Detection, polygon_centroids
+from lymphinfer.nuclei.polygons import Rings, clean
+from lymphinfer.slides import Shard, Slide, Tile, TileGrid
+
+OnTile = Callable[[int], None]
+
+
+class StageClock:
+    """Seconds spent in each stage, summed over threads."""
+
+    def __init__(self) -> None:
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Add the time of the block to a stage."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] += time.perf_counter() - began
+
+
+@dataclass(frozen=True)
+class TileNuclei:
+    """Nuclei that a tile owns.
+
+    Attributes
+    ----------
+    rings : Rings
+        N outlines, level-0 px, valid in QuPath.
+    detection : Detection
+        The same nuclei in tile pixels.
+    patches : ndarray of uint8, (N, S, S, 3), or None
+    dropped : int
+        Outlines that could not be made valid.
+    """
+
+    rings: Rings
+    detection: Detection
+    patches: NDArray[np.uint8] | None
+    dropped: int
+
+
+@dataclass
+class _ShardInProgress:
+    missing: int
+    rings: list[Rings] = field(default_factory=list)
+    probability: list[NDArray[np.float32]] = field(default_factory=list)
+    logits: list[NDArray[np.float32]] = field(default_factory=list)
+
+
+class TilePipeline:
+    """Runs a bundle over the tiles of one slide.
+
+    A tile's nuclei depend on that tile alone, so order, worker count and interruptions leave the
+    result as it is. Memory holds a few tiles and one or two shards' nuclei.
+
+    Parameters
+    ----------
+    slide : Slide
+    bundle : Bundle
+    grid : TileGrid
+    hierarchy : str
+        Mode of `apply_hierarchy`.
+    workers : int
+        Threads that read and decode.
+    clock : StageClock
+    """
+
+    def __init__(
+        self,
+        slide: Slide,
+        bundle: Bundle,
+        grid: TileGrid,
+        *,
+        hierarchy: str,
+        workers: int,
+        clock: StageClock,
+    ):
+        self.slide, self.bundle, self.grid = slide, bundle, grid
+        self.hierarchy, self.workers, self.clock = hierarchy, workers, clock
+        self.identity = slide.identity()
+        self.dropped = 0
+
+    def run(
+        self, shards: Sequence[Shard], on_tile: OnTile = lambda n: None
+    ) -> Iterator[tuple[Shard, pa.Table]]:
+        """Yield each shard's nucleus table once its last tile is done.
+
+        Parameters
+        ----------
+        shards : sequence of Shard
+        on_tile : callable
+            Called with the number of nuclei after every tile.
+
+        Yields
+        ------
+        tuple of Shard and pyarrow.Table
+        """
+        jobs = iter([(shard, tile) for shard in shards for tile in shard.tiles])
+        progress = {shard.id: _ShardInProgress(len(shard.tiles)) for shard in shards}
+        depth = self.workers + 1
+        reading: deque[tuple[Shard, Tile, Future[NDArray[np.uint8]]]] = deque()
+        decoding: deque[tuple[Shard, Future[TileNuclei]]] = deque()
+        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="lymphinfer")
+
+        def read_ahead() -> None:
+            while len(reading) < depth and (job := next(jobs, None)) is not None:
+                reading.append((*job, pool.submit(self._read, job[1])))
+
+        try:
+            read_ahead()
+            while reading or decoding:
+                if reading:
+                    shard, tile, read = reading.popleft()
+                    pixels = read.result()
+                    read_ahead()
+                    with self.clock("detect"):
+                        dense = self.bundle.detector.infer(pixels)
+                    decoding.append((shard, pool.submit(self._decode, tile, pixels, dense)))
+                while decoding and (not reading or len(decoding) >= depth or decoding[0][1].done()):
+                    shard, decoded = decoding.popleft()
+                    nuclei = decoded.result()
+                    with self.clock("classify"):
+                        logits = self.bundle.markers.logits(nuclei.patches, nuclei.detection)
+                    on_tile(len(nuclei.rings))
+                    self.dropped += nuclei.dropped
+                    state = progress[shard.id]
+                    state.missing -= 1
+                    state.rings.append(nuclei.rings)
+                    state.probability.append(nuclei.detection.probability)
+                    state.logits.append(logits)
+                    if not state.missing:
+                        yield shard, self._table(progress.pop(shard.id))
+                    if reading:
+                        break
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _read(self, tile: Tile) -> NDArray[np.uint8]:
+        x0, y0, x1, y1 = tile.halo
+        with self.clock("read"):
+            return self.slide.read_region(x0, y0, x1 - x0, y1 - y0, self.grid.mpp_work)
+
+    def _decode(self, tile: Tile, pixels: NDArray[np.uint8], dense: Any) -> TileNuclei:
+        with self.clock("decode"):
+            detection = self.bundle.detector.decode(dense)
+            corner = np.array(tile.halo[:2], np.float64)
+            centers = polygon_centroids(detection.polygons)
+            x_work, y_work = (centers + corner).T
+            owned = tile.owns(x_work, y_work)
+            detection, centers = detection.take(owned), centers[owned]
+            limits = np.array(self.slide.dimensions, np.float64)
+            polygons = (detection.polygons + corner) * self.grid.downsample
+            cleaned = clean(np.clip(polygons, 0, limits))
+            detection, centers = detection.take(cleaned.kept), centers[cleaned.kept]
+        size = self.bundle.markers.patch_px
+        patches = None
+        if size:
+            with self.clock("patches"):
+                patches = cut_patches(pixels, centers - 0.5, size)
+        return TileNuclei(cleaned.rings, detection, patches, cleaned.dropped)
+
+    def _table(self, shard: _ShardInProgress) -> pa.Table:
+        manifest, markers = self.bundle.manifest, self.bundle.markers
+        panel = manifest.panel
+        base_rate = [m.evidence is Evidence.BASE_RATE for m in manifest.markers]
+        probabilities = apply_hierarchy(
+            markers.head_outputs(np.concatenate(shard.logits)),
+            panel.parent_indices,
+            self.hierarchy,
+            conditional_heads=base_rate,
+        )
+        calls = call_phenotypes(
+            probabilities,
+            panel,
+            [m.threshold for m in manifest.markers],
+            callable_markers=[not b for b in base_rate],
+        )
+        with self.clock("table"):
+            return build_table(
+                panel,
+                slide_identity=self.identity,
+                bundle_sha256=manifest.sha256,
+                rings=Rings.concatenate(shard.rings),
+                detection_probability=np.concatenate(shard.probability),
+                probabilities=probabilities,
+                calls=calls,
+                mpp=self.slide.mpp,
+            )

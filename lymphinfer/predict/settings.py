@@ -1,0 +1,144 @@
+"""What a user may choose for a prediction, and what it yields."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lymphinfer import __version__
+from lymphinfer.bundles.registry import DEFAULT_BUNDLE
+from lymphinfer.errors import LymphinferError
+from lymphinfer.export.geojson import FORMATS
+from lymphinfer.markers.hierarchy import HierarchyMode
+
+MIN_TILE_PX, MAX_TILE_PX = 256, 8192
+
+
+@dataclass(frozen=True)
+class PredictSettings:
+    """Options of a prediction.
+
+    Attributes
+    ----------
+    bundle : str
+        Name or folder.
+    mpp : float or None
+        Level-0 pixel size, µm/px, over what the file says.
+    format : str
+        ``zip``, ``geojson.gz`` or ``geojson``.
+    hierarchy : str or None
+        ``none``, ``clip`` or ``conditional``; the bundle's own by default.
+    device, precision : str
+        As `lymphinfer.compute` takes them.
+    workers : int
+        Threads that read and decode beside the device.
+    tile_px : int
+        Side of a tile's core, working px.
+    crop_to_bounds : bool
+        Subtract ``openslide.bounds-*`` as QuPath does; False for QuPath's ``--no-crop``.
+    redo : bool
+        Compute again what is there.
+
+    Raises
+    ------
+    LymphinferError
+        A value is out of its range; every one that is, is named.
+    """
+
+    bundle: str = DEFAULT_BUNDLE
+    mpp: float | None = None
+    format: str = "zip"
+    hierarchy: str | None = None
+    device: str = "auto"
+    precision: str = "auto"
+    workers: int = 4
+    tile_px: int = 1024
+    crop_to_bounds: bool = True
+    redo: bool = False
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.format not in FORMATS:
+            problems.append(f"--format {self.format}: choose one of {', '.join(FORMATS)}")
+        if self.hierarchy is not None and self.hierarchy not in set(HierarchyMode):
+            problems.append(f"--hierarchy {self.hierarchy}: choose {', '.join(HierarchyMode)}")
+        if not MIN_TILE_PX <= self.tile_px <= MAX_TILE_PX or self.tile_px % 16:
+            problems.append(
+                f"--tile {self.tile_px}: a multiple of 16 from {MIN_TILE_PX} to {MAX_TILE_PX}"
+            )
+        if not 1 <= self.workers <= 256:
+            problems.append(f"--workers {self.workers}: 1 to 256")
+        if problems:
+            raise LymphinferError("; ".join(problems))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for a summary."""
+        return asdict(self)
+
+
+def fingerprint(
+    settings: PredictSettings,
+    *,
+    slide_identity: str,
+    mpp: float,
+    bundle_sha256: str,
+    hierarchy: str,
+    precision: str,
+    halo_px: int,
+) -> str:
+    """Sha256 (hex) of all that a nucleus depends on: equal fingerprints, equal nuclei.
+
+    Parameters
+    ----------
+    settings : PredictSettings
+    slide_identity : str
+        ``Slide.identity()``.
+    mpp : float
+        Level-0 pixel size in use.
+    bundle_sha256 : str
+    hierarchy, precision : str
+        In use.
+    halo_px : int
+
+    Returns
+    -------
+    str
+    """
+    content = [slide_identity, mpp, bundle_sha256, hierarchy, precision, halo_px, settings.tile_px]
+    return hashlib.sha256(json.dumps([__version__, *content]).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class SlideResult:
+    """A finished slide.
+
+    Attributes
+    ----------
+    slide : Path
+    folder : Path
+        The slide's result folder.
+    file : Path
+        What to drop on the image in QuPath.
+    summary : dict
+        Content of ``summary.json``.
+    resumed_shards, shards : int
+        Shards that were there already, and all of them.
+    seconds : float
+        Wall time of this run.
+    """
+
+    slide: Path
+    folder: Path
+    file: Path
+    summary: dict[str, Any]
+    resumed_shards: int
+    shards: int
+    seconds: float
+
+    @property
+    def n_nuclei(self) -> int:
+        """Nuclei in the file."""
+        return int(self.summary["nuclei"])

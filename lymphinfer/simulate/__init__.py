@@ -1,0 +1,1 @@
+"""Simulated slides and a simulated cohort in ORION's layout, with known truth."""

@@ -1,0 +1,213 @@
+"""Tiles: how a slide is divided, and which tile a nucleus belongs to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+if TYPE_CHECKING:
+    from lymphinfer.slides.tissue import TissueMask
+
+Box = tuple[int, int, int, int]
+
+
+def grid_dimensions(
+    dimensions_level0: tuple[int, int], mpp_level0: float, mpp: float
+) -> tuple[int, int]:
+    """(width, height) in pixels of the grid at `mpp` that covers a slide of that level-0 size."""
+    # A slide of 1000 px at 0.25 has 500 px at 0.5, not 501 by a rounding error of the division.
+    width, height = (max(1, math.ceil(n * mpp_level0 / mpp - 1e-6)) for n in dimensions_level0)
+    return width, height
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One tile. Its core is what it owns, its halo what it sees.
+
+    Attributes
+    ----------
+    index : int
+        Position in the full grid, row-major; does not depend on tissue.
+    row, col : int
+        Position in the full grid.
+    core : tuple of int
+        (x0, y0, x1, y1) on the working grid. The cores of a grid partition it.
+    halo : tuple of int
+        The core and a margin around it; may reach beyond the slide.
+    last_row, last_col : bool
+        Whether the core ends at the slide's far edge, which it then owns.
+    """
+
+    index: int
+    row: int
+    col: int
+    core: Box
+    halo: Box
+    last_row: bool = False
+    last_col: bool = False
+
+    def owns(self, x_work: ArrayLike, y_work: ArrayLike) -> NDArray[np.bool_]:
+        """Whether points lie in the core: half-open, closed at the slide's far edges.
+
+        For any point of the slide this is true for exactly one tile of a grid.
+
+        Parameters
+        ----------
+        x_work, y_work : array_like of float, same shape
+            Points on the working grid, px.
+
+        Returns
+        -------
+        ndarray of bool
+            Of the points' shape.
+        """
+        x, y = np.asarray(x_work), np.asarray(y_work)
+        x0, y0, x1, y1 = self.core
+        left_of_end = (x <= x1) if self.last_col else (x < x1)
+        above_end = (y <= y1) if self.last_row else (y < y1)
+        return np.asarray((x >= x0) & left_of_end & (y >= y0) & above_end)
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Neighbouring tiles that are run and stored together.
+
+    Attributes
+    ----------
+    id : str
+        ``shard-RRRR-CCCC``, from the block's position: the same whatever the tissue.
+    tiles : tuple of Tile
+        Its tiles, row-major; never empty.
+    """
+
+    id: str
+    tiles: tuple[Tile, ...]
+
+
+@dataclass(frozen=True)
+class TileGrid:
+    """The division of a slide's working grid into tiles.
+
+    Attributes
+    ----------
+    dimensions_level0 : tuple of int
+        The slide's (width, height), level-0 px.
+    mpp_slide, mpp_work : float
+        Pixel size of level 0 and of the working grid, µm/px.
+    tile_px : int
+        Side of a core, working px.
+    halo_px : int
+        Margin around the core, working px.
+
+    Raises
+    ------
+    ValueError
+        If a size is not positive, or the halo negative.
+
+    Examples
+    --------
+    >>> grid = TileGrid((2000, 1000), 0.25, 0.5, tile_px=512, halo_px=64)
+    >>> grid.dimensions, [tile.core for tile in grid]
+    ((1000, 500), [(0, 0, 512, 500), (512, 0, 1000, 500)])
+    >>> next(iter(grid)).halo
+    (-64, -64, 576, 564)
+    """
+
+    dimensions_level0: tuple[int, int]
+    mpp_slide: float
+    mpp_work: float
+    tile_px: int = 1024
+    halo_px: int = 64
+
+    def __post_init__(self) -> None:
+        sizes = (*self.dimensions_level0, self.mpp_slide, self.mpp_work, self.tile_px)
+        if min(sizes) <= 0 or self.halo_px < 0:
+            raise ValueError(f"a tile grid needs positive sizes, got {self}")
+
+    @property
+    def downsample(self) -> float:
+        """Level-0 px per working px."""
+        return self.mpp_work / self.mpp_slide
+
+    @property
+    def dimensions(self) -> tuple[int, int]:
+        """(width, height) of the working grid, px."""
+        return grid_dimensions(self.dimensions_level0, self.mpp_slide, self.mpp_work)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns) of tiles."""
+        width, height = self.dimensions
+        return -(-height // self.tile_px), -(-width // self.tile_px)
+
+    def __len__(self) -> int:
+        rows, cols = self.shape
+        return rows * cols
+
+    def __iter__(self) -> Iterator[Tile]:
+        rows, cols = self.shape
+        return (self.tile(row, col) for row in range(rows) for col in range(cols))
+
+    def tile(self, row: int, col: int) -> Tile:
+        """Return the tile at a row and a column.
+
+        Raises
+        ------
+        IndexError
+            If there is none.
+        """
+        rows, cols = self.shape
+        if not (0 <= row < rows and 0 <= col < cols):
+            raise IndexError(f"no tile ({row}, {col}) in a grid of {rows} x {cols}")
+        width, height = self.dimensions
+        x0, y0 = col * self.tile_px, row * self.tile_px
+        x1, y1 = min(x0 + self.tile_px, width), min(y0 + self.tile_px, height)
+        halo = (x0 - self.halo_px, y0 - self.halo_px, x1 + self.halo_px, y1 + self.halo_px)
+        index = row * cols + col
+        return Tile(index, row, col, (x0, y0, x1, y1), halo, row == rows - 1, col == cols - 1)
+
+    def tiles(self, tissue: TissueMask | None = None, min_fraction: float = 0.0) -> list[Tile]:
+        """Tiles whose core has more than `min_fraction` tissue, row-major; all without a mask."""
+        every = list(self)
+        if tissue is None:
+            return every
+        boxes = np.array([tile.core for tile in every], dtype=np.float64) * self.downsample
+        x0, y0, x1, y1 = boxes.T
+        kept = tissue.fraction_in(x0, y0, x1 - x0, y1 - y0) > min_fraction
+        return [tile for tile, keep in zip(every, kept, strict=True) if keep]
+
+    def shards(self, tiles: Iterable[Tile], tiles_per_shard: int = 16) -> list[Shard]:
+        """Group tiles by the square block of the full grid in which they lie.
+
+        Parameters
+        ----------
+        tiles : iterable of Tile
+            Tiles of this grid, such as those with tissue.
+        tiles_per_shard : int
+            The most tiles a shard holds; its square root, rounded down, is the block's side.
+
+        Returns
+        -------
+        list of Shard
+            Only blocks that hold a tile, row-major.
+
+        Raises
+        ------
+        ValueError
+            If `tiles_per_shard` is less than 1.
+        """
+        if tiles_per_shard < 1:
+            raise ValueError(f"a shard holds at least one tile, got {tiles_per_shard}")
+        side = math.isqrt(tiles_per_shard)
+        blocks: dict[tuple[int, int], list[Tile]] = {}
+        for tile in sorted(tiles, key=lambda tile: tile.index):
+            blocks.setdefault((tile.row // side, tile.col // side), []).append(tile)
+        return [
+            Shard(f"shard-{row:04d}-{col:04d}", tuple(blocks[row, col]))
+            for row, col in sorted(blocks)
+        ]

@@ -1,0 +1,59 @@
+"""What a slide file is, told cheaply: the fingerprint by which a run recognises its slide."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from lymphinfer.errors import SlideError
+
+SAMPLE_BYTES = 1 << 20
+
+
+def file_identity(path: Path) -> str:
+    """Fingerprint of a slide's content that survives a new name or folder.
+
+    It covers the size and one MiB each from the start, the middle and the end. For MIRAX, whose
+    pixels lie in the folder beside the `.mrxs`, also that folder's file names and sizes and its
+    `Slidedat.ini`. A change elsewhere in a file of the same size goes unseen.
+
+    Parameters
+    ----------
+    path : Path
+        The slide file.
+
+    Returns
+    -------
+    str
+        A sha256 in hex, 64 characters.
+
+    Raises
+    ------
+    SlideError
+        The file cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        _add_file(digest, path)
+        folder = path.with_suffix("")
+        if path.suffix.lower() == ".mrxs" and folder.is_dir():
+            for part in sorted(folder.iterdir()):
+                digest.update(f"{part.name}:{part.stat().st_size};".encode())
+                if part.name.lower() == "slidedat.ini":
+                    _add_file(digest, part)
+    except OSError as error:
+        raise SlideError(
+            f"{path}: cannot be read to identify it ({error.strerror or error}). "
+            "Check that the file still exists and that you may read it."
+        ) from error
+    return digest.hexdigest()
+
+
+def _add_file(digest: hashlib._Hash, path: Path) -> None:
+    size = path.stat().st_size
+    digest.update(f"{size};".encode())
+    last = max(0, size - SAMPLE_BYTES)
+    with path.open("rb") as file:
+        for start in sorted({0, last // 2, last}):
+            file.seek(start)
+            digest.update(file.read(SAMPLE_BYTES))

@@ -1,0 +1,199 @@
+"""Open a slide: the reader that a file's content asks for, or what is wrong with the file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from lymphinfer.errors import SlideError
+from lymphinfer.slides.slide import Slide
+
+SLIDE_SUFFIXES = (
+    ".svs",
+    ".ndpi",
+    ".mrxs",
+    ".scn",
+    ".bif",
+    ".vms",
+    ".vmu",
+    ".svslide",
+    ".dcm",
+    ".tif",
+    ".tiff",
+    ".png",
+    ".jpg",
+    ".jpeg",
+)
+"""What a folder is searched for, lower case; `.tif` covers `.ome.tif`."""
+
+_HINTS = (
+    (b"version https://git-lfs", "a Git LFS pointer: fetch the file itself with `git lfs pull`"),
+    (b"<!DOCTYPE", "a web page: the download has failed, repeat it"),
+    (b"<html", "a web page: the download has failed, repeat it"),
+    (b"PK\x03\x04", "a ZIP archive: unpack it first"),
+    (b"\x1f\x8b", "a gzip file: unpack it first"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"ZISRAWFILE", "a Zeiss CZI file: export it as OME-TIFF"),
+)
+
+
+def open_slide(path: str | os.PathLike[str], mpp: float | None = None) -> Slide:
+    """Open a whole-slide image or a plain field of view.
+
+    The content decides which reader is used: OpenSlide for scanners' formats and tiled TIFF,
+    tifffile for OME-TIFF and for TIFFs that OpenSlide refuses or whose levels it does not see,
+    Pillow for PNG and JPEG.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The file; for MIRAX the `.mrxs`, for DICOM any file of the slide.
+    mpp : float, optional
+        Level-0 pixel size, µm/px. Wins over what the file says.
+
+    Returns
+    -------
+    Slide
+        Open; close it, or use it in a ``with`` statement.
+
+    Raises
+    ------
+    SlideError
+        Missing, unreadable, damaged, or not an RGB slide.
+    PixelSizeError
+        No pixel size, or one outside 0.1-1.0 µm/px.
+    """
+    file = Path(path)
+    head = _head(file)
+    # Python's openslide finds its library on import; without it not even a PNG is worth a try.
+    try:
+        import openslide
+    except ImportError as error:
+        raise SlideError(
+            f"{file}: cannot be opened since OpenSlide's library is missing ({error}). "
+            "Run `pip install openslide-bin`."
+        ) from error
+
+    from lymphinfer.slides.image_reader import JPEG_MAGIC, PNG_MAGIC, ImageSlide
+    from lymphinfer.slides.openslide_reader import OpenSlideSlide
+    from lymphinfer.slides.tiff_chain import TIFF_MAGICS
+
+    vendor = openslide.OpenSlide.detect_format(file)
+    if head.startswith(TIFF_MAGICS):
+        return _open_tiff(file, vendor, mpp)
+    if vendor is not None:
+        try:
+            return OpenSlideSlide(file, mpp)
+        except openslide.OpenSlideError as error:
+            raise SlideError(
+                f"{file}: a {vendor} slide that cannot be opened ({error}). A file of it is "
+                "missing or damaged: copy the slide again, with the folder beside it if it has one."
+            ) from error
+    if head.startswith((PNG_MAGIC, JPEG_MAGIC)) and file.suffix.lower() != ".mrxs":
+        return ImageSlide(file, mpp)
+    raise SlideError(f"{file}: not a slide, but {_describe(file, head)}.")
+
+
+def _open_tiff(file: Path, vendor: str | None, mpp: float | None) -> Slide:
+    import openslide
+
+    from lymphinfer.slides.openslide_reader import OpenSlideSlide
+    from lymphinfer.slides.tiff_chain import check_chain
+    from lymphinfer.slides.tiff_reader import TiffSlide
+
+    # An NDPI above 4 GB keeps the upper halves of its offsets elsewhere.
+    if vendor != "hamamatsu" and file.suffix.lower() != ".ndpi":
+        check_chain(file)
+    if vendor in (None, "generic-tiff"):
+        # OpenSlide would turn 16-bit or grey data into RGB without a word, and overlooks
+        # OME-XML and SubIFDs: tifffile has the first look.
+        tiff = TiffSlide(file, mpp)
+        if vendor is None or tiff.reader == "tifffile:ome":
+            return tiff
+        try:
+            slide = OpenSlideSlide(file, mpp, decided=(tiff.mpp, tiff.mpp_source))
+        except openslide.OpenSlideError:
+            return tiff
+        if len(slide.level_dimensions) < len(tiff.level_dimensions):
+            slide.close()
+            return tiff
+        tiff.close()
+        return slide
+    try:
+        if vendor != "hamamatsu":
+            _check_whole(file)
+        return OpenSlideSlide(file, mpp)
+    except openslide.OpenSlideError as error:
+        raise SlideError(
+            f"{file}: a {vendor} slide that cannot be opened ({error}). The file is damaged or "
+            "was not copied whole: copy or export it again."
+        ) from error
+
+
+def _check_whole(file: Path) -> None:
+    """Raise SlideError for a TIFF whose pixels reach beyond its end.
+
+    OpenSlide opens such a file and fails only where the pixels are missing, hours later.
+    """
+    import numpy as np
+    from tifffile import TiffFile
+
+    size = file.stat().st_size
+    try:
+        with TiffFile(file) as tif:
+            page = tif.pages[0]
+            ends = np.add(page.dataoffsets, page.databytecounts, dtype=np.int64)
+            end = int(ends.max()) if ends.size else 0
+    # What tifffile cannot index OpenSlide may still read.
+    except Exception:
+        return
+    if end > size:
+        raise SlideError(
+            f"{file}: the file is cut short: its pixels reach to byte {end:,} but it ends at "
+            f"{size:,}. Copy or download it again."
+        )
+
+
+def _head(file: Path) -> bytes:
+    """First bytes of a file that can be read; SlideError for one that cannot."""
+    try:
+        if file.is_dir():
+            raise SlideError(
+                f"{file}: a folder, not a slide file. For a DICOM slide give one of the files in "
+                "it, for a MIRAX slide the .mrxs file beside it."
+            )
+        with file.open("rb") as stream:
+            head = stream.read(64)
+    except FileNotFoundError as error:
+        raise SlideError(f"{file}: no such file. Check the path.") from error
+    except PermissionError as error:
+        raise SlideError(
+            f"{file}: permission denied. Ask its owner for read access, or run "
+            f"`chmod u+r` on it if it is yours."
+        ) from error
+    except OSError as error:
+        raise SlideError(
+            f"{file}: cannot be read ({error.strerror or error}). Check the disk it lies on."
+        ) from error
+    if not head:
+        raise SlideError(f"{file}: the file is empty (0 bytes). Copy or download it again.")
+    return head
+
+
+def _describe(file: Path, head: bytes) -> str:
+    """Say what a file that no reader knows seems to be, and what to do."""
+    for magic, what in _HINTS:
+        if head.startswith(magic):
+            return what
+    if file.suffix.lower() == ".mrxs":
+        return "a .mrxs file without its folder of the same name: copy that folder beside it"
+    try:
+        shown = head.decode("ascii")
+    except UnicodeDecodeError:
+        shown = ""
+    if shown and all(c.isprintable() or c.isspace() for c in shown):
+        return f"a text file that begins {shown[:30].strip()!r}: check where it comes from"
+    return (
+        f"a file of unknown format (it begins {head[:8].hex(' ')}). Supported are the formats of "
+        "OpenSlide, TIFF, OME-TIFF, PNG and JPEG: convert it to OME-TIFF"
+    )

@@ -1,0 +1,171 @@
+"""Vendor formats, through OpenSlide."""
+
+from __future__ import annotations
+
+import math
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lymphinfer.errors import SlideError
+from lymphinfer.slides.pixel_size import StatedSize, resolution_stated_size, resolve_pixel_size
+from lymphinfer.slides.pyramid import PyramidSlide
+
+if TYPE_CHECKING:
+    from openslide import OpenSlide
+    from PIL.Image import Image
+
+# Side of the fixed blocks in which a level of fractional downsample is read.
+_BLOCK_PX = 512
+
+
+class OpenSlideSlide(PyramidSlide):
+    """A slide that OpenSlide opens. Threads may read at once.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    mpp : float or None
+        The user's pixel size, µm/px.
+    decided : (float, str), optional
+        Pixel size and source where another reader has settled them.
+
+    Raises
+    ------
+    openslide.OpenSlideError
+        OpenSlide cannot open it.
+    PixelSizeError
+        No usable pixel size.
+    """
+
+    def __init__(
+        self, path: Path, mpp: float | None, decided: tuple[float, str] | None = None
+    ) -> None:
+        from openslide import OpenSlide
+
+        handle = OpenSlide(path)
+        try:
+            properties = dict(handle.properties)
+            self.mpp, self.mpp_source = decided or resolve_pixel_size(
+                path, _stated_size(properties), mpp
+            )
+        except BaseException:
+            handle.close()
+            raise
+        self.path = path
+        self.reader = f"openslide:{properties.get('openslide.vendor', 'unknown')}"
+        self.dimensions = handle.dimensions
+        self.level_dimensions = tuple(handle.level_dimensions)
+        self.bounds_offset = _bounds_offset(properties)
+        self._downsamples = tuple(handle.level_downsamples)
+        self._handle: OpenSlide | None = handle
+        self._lock = threading.Lock()
+
+    def _read_level(self, level: int, x: int, y: int, width: int, height: int) -> Image:
+        from PIL import Image
+
+        downsample = self._downsamples[level]
+        if abs(downsample - round(downsample)) < 1e-9:
+            whole = round(downsample)
+            return self._read(level, (x * whole, y * whole), (width, height))
+        # OpenSlide takes whole level-0 pixels and shifts by the rest of the division, so that a
+        # pixel would depend on where the read begins: begin at fixed places instead.
+        out = Image.new("RGB", (width, height), (255, 255, 255))
+        for top in range(y // _BLOCK_PX * _BLOCK_PX, y + height, _BLOCK_PX):
+            for left in range(x // _BLOCK_PX * _BLOCK_PX, x + width, _BLOCK_PX):
+                location = round(left * downsample), round(top * downsample)
+                out.paste(self._read(level, location, (_BLOCK_PX, _BLOCK_PX)), (left - x, top - y))
+        return out
+
+    def _read(self, level: int, location: tuple[int, int], size: tuple[int, int]) -> Image:
+        from openslide import OpenSlide, OpenSlideError
+
+        handle = self._handle
+        if handle is None:
+            raise ValueError(f"{self.path}: the slide is closed")
+        try:
+            return _on_white(handle.read_region(location, level, size))
+        except OpenSlideError:
+            self._renew(handle)
+        # A handle is dead for every reader after any error, so this read may be a bystander's.
+        # Only a handle of its own can tell.
+        try:
+            with OpenSlide(self.path) as own:
+                return _on_white(own.read_region(location, level, size))
+        except OpenSlideError as error:
+            raise SlideError(
+                f"{self.path}: {size[0]} x {size[1]} px of level {level} at level-0 {location} "
+                f"cannot be decoded ({error}). The file is damaged or was not copied whole: "
+                "copy or export it again."
+            ) from error
+
+    def _renew(self, dead: OpenSlide) -> None:
+        """Put a fresh handle in the place of one that an error has killed."""
+        from openslide import OpenSlide, OpenSlideError
+
+        with self._lock:
+            if self._handle is dead:
+                try:
+                    # The dead one closes when its last reader lets go of it.
+                    self._handle = OpenSlide(self.path)
+                except OpenSlideError as error:
+                    raise SlideError(
+                        f"{self.path}: cannot be opened again after a read error ({error}). "
+                        "Check that the file still exists and that its disk is reachable."
+                    ) from error
+
+    def close(self) -> None:
+        """Release the file. Safe to call twice."""
+        with self._lock:
+            handle, self._handle, self._closed = self._handle, None, True
+        if handle is not None:
+            handle.close()
+
+
+def _on_white(image: Image) -> Image:
+    """Lay an RGBA image on white; where all is opaque that is a plain conversion."""
+    from PIL import Image
+
+    alpha = image.getchannel("A")
+    if alpha.getextrema() == (255, 255):
+        return image.convert("RGB")
+    out = Image.new("RGB", image.size, (255, 255, 255))
+    out.paste(image, mask=alpha)
+    return out
+
+
+def _stated_size(properties: dict[str, str]) -> StatedSize:
+    x, y = (_number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy")
+    if properties.get("openslide.vendor") == "generic-tiff":
+        return resolution_stated_size(x, y, trusted=True)
+    if x is not None or y is not None:
+        return StatedSize((x or y or math.nan, y or x or math.nan))
+    power = _number(properties.get("openslide.objective-power"))
+    if power is None:
+        return StatedSize(None)
+    usual = 10 / power
+    return StatedSize(
+        None,
+        hint=f"It names only the objective power, {power:g}x, for which about {usual:.3g} µm/px "
+        f"is usual (--mpp {usual:.3g}); ask the scanner's owner.",
+    )
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float(text) if text else math.nan
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and value > 0 else None
+
+
+def _bounds_offset(properties: dict[str, str]) -> tuple[int, int]:
+    """(x, y) at which QuPath crops: only when all four bounds are there."""
+    try:
+        x, y, _, _ = (
+            int(properties[f"openslide.bounds-{key}"]) for key in ("x", "y", "width", "height")
+        )
+    except (KeyError, ValueError):
+        return 0, 0
+    return x, y

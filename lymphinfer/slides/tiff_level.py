@@ -1,0 +1,218 @@
+"""One level of a TIFF: decode only the tiles or strips that a rectangle needs."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lymphinfer.errors import SlideError
+
+Pixels = NDArray[np.uint8]
+# A strip or tile above this size is decoded by one thread at a time, for memory's sake.
+_LARGE_SEGMENT_PX = 1 << 24
+
+
+class SegmentStore:
+    """Bytes of a TIFF file, and its last decoded segments. Threads may share it.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    max_bytes : int
+        Bound on the decoded segments kept; the newest stays even if it alone is larger.
+    """
+
+    def __init__(self, path: Path, max_bytes: int = 64 << 20) -> None:
+        self.path = path
+        self.max_bytes = max_bytes
+        self._file: BinaryIO = path.open("rb")
+        self._file_lock = threading.Lock()
+        self._cache: OrderedDict[tuple[int, int], Pixels | None] = OrderedDict()
+        self._cache_lock = threading.Lock()
+        self._held_bytes = 0
+        self.large_lock = threading.Lock()
+
+    def read(self, offset: int, count: int) -> bytes:
+        """Bytes of the file; the position is shared, hence the lock."""
+        with self._file_lock:
+            self._file.seek(offset)
+            return self._file.read(count)
+
+    def cached(self, key: tuple[int, int]) -> tuple[bool, Pixels | None]:
+        """Whether a segment is held, and its pixels (None: the file holds nothing there)."""
+        with self._cache_lock:
+            if key not in self._cache:
+                return False, None
+            self._cache.move_to_end(key)
+            return True, self._cache[key]
+
+    def keep(self, key: tuple[int, int], pixels: Pixels | None) -> None:
+        """Hold a decoded segment and let go of the oldest above the bound."""
+        with self._cache_lock:
+            if key in self._cache:
+                return
+            self._cache[key] = pixels
+            self._held_bytes += 0 if pixels is None else pixels.nbytes
+            while self._held_bytes > self.max_bytes and len(self._cache) > 1:
+                _, oldest = self._cache.popitem(last=False)
+                self._held_bytes -= 0 if oldest is None else oldest.nbytes
+
+    def close(self) -> None:
+        """Close the file and drop what is held."""
+        with self._file_lock, self._cache_lock:
+            self._file.close()
+            self._cache.clear()
+            self._held_bytes = 0
+
+
+class TiffLevel:
+    """One level: a page of interleaved or planar samples, or a page for each channel.
+
+    Parameters
+    ----------
+    pages : sequence of tifffile.TiffPage or TiffFrame
+        One page, or one for each of R, G, B.
+    store : SegmentStore
+        Where the bytes come from.
+
+    Raises
+    ------
+    SlideError
+        The page's data lies partly beyond the end of the file.
+    """
+
+    def __init__(self, pages: Sequence[Any], store: SegmentStore) -> None:
+        first = pages[0].keyframe
+        self.width, self.height = int(first.imagewidth), int(first.imagelength)
+        self.is_tiled = bool(first.is_tiled)
+        self._segment_width = int(first.tilewidth if self.is_tiled else first.imagewidth)
+        rows = int(first.tilelength if self.is_tiled else (first.rowsperstrip or self.height))
+        self._segment_height = rows if self.is_tiled else min(rows, self.height)
+        self._columns = -(-self.width // self._segment_width)
+        self._rows = -(-self.height // self._segment_height)
+        self._store = store
+        count = self._columns * self._rows
+        samples = int(first.samplesperpixel)
+        # (page, its first segment, the channels that segment fills)
+        self._planes: list[tuple[Any, int, slice]]
+        if len(pages) > 1:
+            self._planes = [(page, 0, slice(c, c + 1)) for c, page in enumerate(pages)]
+            self._samples = len(pages)
+        elif samples > 1 and int(first.planarconfig) == 2:
+            self._planes = [(pages[0], c * count, slice(c, c + 1)) for c in range(samples)]
+            self._samples = samples
+        else:
+            self._planes = [(pages[0], 0, slice(0, samples))]
+            self._samples = samples
+        extra = first.extrasamples
+        self._alpha = int(extra[0]) if self._samples == 4 and extra else 0
+        size = store.path.stat().st_size
+        for page in pages:
+            # The decoder is built on first use, which threads must not race for.
+            _ = page.keyframe.decode
+            end = int(np.max(np.add(page.dataoffsets, page.databytecounts, dtype=np.int64)))
+            if end > size:
+                raise SlideError(
+                    f"{store.path}: the file is cut short: its pixels reach to byte {end:,} but "
+                    f"it ends at {size:,}. Copy or download it again."
+                )
+
+    def read(self, x: int, y: int, width: int, height: int) -> Pixels:
+        """Read a rectangle, white outside the level and where the file holds nothing.
+
+        Parameters
+        ----------
+        x, y, width, height : int
+            Rectangle, px of this level; any.
+
+        Returns
+        -------
+        ndarray of uint8, (height, width, 3)
+            RGB.
+
+        Raises
+        ------
+        SlideError
+            A segment cannot be decoded.
+        """
+        out = np.full((height, width, self._samples), 255, dtype=np.uint8)
+        for row, column in self._segments(x, y, width, height):
+            top, left = row * self._segment_height, column * self._segment_width
+            for plane, (_, _, channels) in enumerate(self._planes):
+                pixels = self._segment(plane, row * self._columns + column)
+                if pixels is None:
+                    continue
+                # Tiles are padded to full size: nothing beyond the level's edge is the slide's.
+                y0, y1 = max(y, top), min(y + height, top + pixels.shape[0], self.height)
+                x0, x1 = max(x, left), min(x + width, left + pixels.shape[1], self.width)
+                out[y0 - y : y1 - y, x0 - x : x1 - x, channels] = pixels[
+                    y0 - top : y1 - top, x0 - left : x1 - left
+                ]
+        return _rgb_on_white(out, self._alpha)
+
+    def _segments(self, x: int, y: int, width: int, height: int) -> Iterator[tuple[int, int]]:
+        first_row, last_row = y // self._segment_height, (y + height - 1) // self._segment_height
+        first_col, last_col = x // self._segment_width, (x + width - 1) // self._segment_width
+        for row in range(max(0, first_row), min(self._rows - 1, last_row) + 1):
+            for column in range(max(0, first_col), min(self._columns - 1, last_col) + 1):
+                yield row, column
+
+    def _segment(self, plane: int, index: int) -> Pixels | None:
+        page, first, _ = self._planes[plane]
+        # Level and plane together are told apart by the page's place in the file.
+        key = (int(page.offset), first + index)
+        found, pixels = self._store.cached(key)
+        if found:
+            return pixels
+        if self._segment_width * self._segment_height <= _LARGE_SEGMENT_PX:
+            pixels = self._decode(page, first + index)
+            self._store.keep(key, pixels)
+            return pixels
+        with self._store.large_lock:
+            found, pixels = self._store.cached(key)
+            if not found:
+                pixels = self._decode(page, first + index)
+                self._store.keep(key, pixels)
+            return pixels
+
+    def _decode(self, page: Any, index: int) -> Pixels | None:
+        offset, count = int(page.dataoffsets[index]), int(page.databytecounts[index])
+        if count == 0:
+            return None
+        try:
+            data = self._store.read(offset, count)
+            pixels, _, shape = page.keyframe.decode(data, index, jpegtables=page.jpegtables)
+        # Each codec has exceptions of its own.
+        except Exception as error:
+            raise SlideError(
+                f"{self._store.path}: the {'tile' if self.is_tiled else 'strip'} at byte "
+                f"{offset:,} cannot be decoded ({error}). The file is damaged: copy or export it "
+                "again."
+            ) from error
+        if pixels is None:
+            return None
+        return np.ascontiguousarray(pixels[0, : shape[1], : shape[2]], dtype=np.uint8)
+
+
+def _rgb_on_white(pixels: Pixels, alpha_kind: int) -> Pixels:
+    """(h, w, 3) of (h, w, 3 or 4); `alpha_kind` as in TIFF's ExtraSamples.
+
+    0: the fourth sample has no meaning; 1: alpha, by which the colours are multiplied already;
+    2: alpha.
+    """
+    rgb = pixels[..., :3]
+    if pixels.shape[2] == 3 or alpha_kind == 0:
+        return np.ascontiguousarray(rgb)
+    alpha = pixels[..., 3:].astype(np.uint16)
+    if alpha_kind == 1:
+        blended = np.minimum(rgb + (255 - alpha), 255)
+    else:
+        blended = (rgb * alpha + 255 * (255 - alpha) + 127) // 255
+    return np.asarray(blended, dtype=np.uint8)

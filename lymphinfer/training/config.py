@@ -1,0 +1,148 @@
+"""What `lymphinfer retrain` can be told; every default is the paper's."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+PRETRAINED = ("auto", "yes", "no")
+PRECISIONS = ("auto", "no", "bf16", "fp16")
+SCHEDULES = ("constant", "cosine")
+HIERARCHIES = ("none", "clip", "conditional")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which cells are seen.
+
+    Attributes
+    ----------
+    patch_px : int
+        Side of a patch, px.
+    mpp : float
+        Working pixel size, µm/px.
+    cells_per_patient : int
+        Sampled for each patient.
+    splits : str
+        File that assigns patients to train, val and test; empty for `split_patients`.
+    split_patients : tuple of int
+        Patients for train, validation and test; in proportion where the cohort is smaller.
+    seed : int
+        Of split and sampling.
+    """
+
+    patch_px: int = 112
+    mpp: float = 0.325
+    cells_per_patient: int = 20_000
+    splits: str = ""
+    split_patients: tuple[int, int, int] = (25, 7, 9)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network.
+
+    Attributes
+    ----------
+    backbone : str
+        timm name, ``hovernet``, ``phikon`` or ``phikon-resize``.
+    independent : bool
+        A network a marker, instead of one with a head a marker (multi-task).
+    hidden : int
+        Width of each head's hidden layer.
+    pretrained : str
+        ``yes``: published weights or an error; ``auto``: a warning where they cannot be had;
+        ``no``: random.
+    backbone_weights : str
+        Local safetensors file with the backbone's weights, instead of a download.
+    """
+
+    backbone: str = "convnext_base"
+    independent: bool = False
+    hidden: int = 512
+    pretrained: str = "auto"
+    backbone_weights: str = ""
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """How it is trained.
+
+    Attributes
+    ----------
+    weighted : bool
+        BCE weighted by the inverse positive ratio (WBCE).
+    learning_rate, weight_decay : float
+        Of AdamW.
+    batch_size, accumulation : int
+        Patches at once on each device, and batches per optimiser step.
+    epochs : int
+        At most.
+    patience : int
+        Epochs without a better mean validation AUROC before it stops.
+    schedule : str
+        ``constant``, or ``cosine``: 5 % warm-up, then down to zero over all epochs.
+    precision : str
+        ``auto``: bf16 where the device has it, fp16 on older CUDA devices.
+    augment : bool
+        Flips and quarter turns always; with this also stain and optics.
+    workers : int
+        Processes that read and augment; 0 for none.
+    window_chunks : int
+        Chunks of a patch store that are shuffled together: more mix better and need more memory.
+    checkpoint_steps : int
+        Optimiser steps between two checkpoints.
+    seed : int
+    """
+
+    weighted: bool = False
+    learning_rate: float = 5e-5
+    weight_decay: float = 1e-5
+    batch_size: int = 32
+    accumulation: int = 16
+    epochs: int = 30
+    patience: int = 5
+    schedule: str = "constant"
+    precision: str = "auto"
+    augment: bool = True
+    workers: int = 4
+    window_chunks: int = 16
+    checkpoint_steps: int = 100
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class BundleConfig:
+    """The bundle that comes out.
+
+    Attributes
+    ----------
+    detector : str
+        Name or folder of the bundle whose detector is copied.
+    hierarchy : str
+        Default mode of the hierarchy.
+    simulated : bool
+        The cohort is a simulated one (also taken from its ``truth`` folder).
+    bootstrap : int
+        Resamplings of the patients behind each interval.
+    """
+
+    detector: str = "he-v1"
+    hierarchy: str = "conditional"
+    simulated: bool = False
+    bootstrap: int = 1000
+
+
+@dataclass(frozen=True)
+class RetrainConfig:
+    """Everything that `lymphinfer retrain` can be told; a section a field."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    fit: FitConfig = field(default_factory=FitConfig)
+    bundle: BundleConfig = field(default_factory=BundleConfig)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, section by section."""
+        return asdict(self)

@@ -1,0 +1,55 @@
+"""Devices and precision of a training run, through `accelerate`."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+AUTOCAST = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def choose_precision(wanted: str, device: torch.device) -> str:
+    """``no``, ``bf16`` or ``fp16``: as asked, or for ``auto`` what the device is fast at."""
+    if wanted != "auto":
+        return wanted
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if device.type == "cpu":
+        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return "bf16" if fast else "no"
+    return "no"
+
+
+def make_accelerator(precision: str, device: str = "auto") -> Accelerator:
+    """Start `accelerate` on a device.
+
+    Parameters
+    ----------
+    precision : str
+        ``auto``, ``no``, ``bf16`` or ``fp16``.
+    device : str
+        ``auto`` or ``cpu``. Devices and processes are what ``accelerate launch`` gives.
+
+    Returns
+    -------
+    accelerate.Accelerator
+    """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, PartialState
+    from accelerate.utils import InitProcessGroupKwargs
+
+    # One process cuts patches while the others wait for it, for hours on the whole cohort.
+    patient = InitProcessGroupKwargs(timeout=timedelta(days=7))
+    shared = PartialState._shared_state
+    if shared and (device == "cpu") != bool(shared.get("_cpu")):
+        AcceleratorState._reset_state(True)
+    state = PartialState(cpu=device == "cpu", timeout=patient.timeout)
+    chosen = choose_precision(precision, state.device)
+    if AcceleratorState._shared_state:
+        AcceleratorState._reset_state()
+    return Accelerator(mixed_precision=chosen, cpu=device == "cpu", kwargs_handlers=[patient])

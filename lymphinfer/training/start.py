@@ -1,0 +1,109 @@
+"""What a network's weights begin as: published, from a local file, or random; and said so."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from lymphinfer.errors import BundleError
+from lymphinfer.markers.classifier import ClassifierConfig, MarkerClassifier
+from lymphinfer.markers.phikon import Phikon, load_phikon
+from lymphinfer.training.config import ModelConfig
+
+log = logging.getLogger(__name__)
+
+
+def build_classifier(
+    model: ModelConfig, markers: tuple[str, ...], patch_px: int
+) -> tuple[MarkerClassifier, str]:
+    """Build the network with the weights that the configuration asks for.
+
+    Parameters
+    ----------
+    model : ModelConfig
+    markers : tuple of str
+    patch_px : int
+
+    Returns
+    -------
+    net : MarkerClassifier
+    start : str
+        What its backbones begin as, for the card.
+
+    Raises
+    ------
+    BundleError
+        An unknown backbone; weights that do not fit; with ``pretrained = "yes"``, weights that
+        cannot be had.
+    """
+    config = ClassifierConfig(
+        markers=markers,
+        backbone=model.backbone,
+        independent=model.independent,
+        hidden=model.hidden,
+        patch_px=patch_px,
+    )
+    if model.backbone_weights:
+        net = MarkerClassifier(config)
+        for backbone in net.backbones:
+            load_backbone(backbone, Path(model.backbone_weights))
+        return net, f"backbone weights of {Path(model.backbone_weights).name}"
+    if model.pretrained == "no":
+        return MarkerClassifier(config), "random weights"
+    try:
+        return MarkerClassifier(config, pretrained=True), "published pretrained backbone weights"
+    # timm and the hub raise whatever their transport does; without weights there is one way on.
+    except Exception as error:
+        net = MarkerClassifier(config)
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if model.pretrained == "yes":
+            raise BundleError(
+                f"the pretrained weights of {model.backbone} cannot be had ({reason}). Download "
+                "them where there is a network and set [model] backbone_weights to the "
+                'safetensors file, or set pretrained = "no" to start from random weights.'
+            ) from error
+        log.warning(
+            "The pretrained weights of %s cannot be had (%s): training STARTS FROM RANDOM WEIGHTS, "
+            "which needs far more data and time. Set [model] backbone_weights to a local file to "
+            "avoid this.",
+            model.backbone,
+            reason,
+        )
+        return net, "random weights (pretrained ones could not be had)"
+
+
+def load_backbone(backbone: nn.Module, path: Path) -> None:
+    """Fill one backbone from a local safetensors file.
+
+    Parameters
+    ----------
+    backbone : nn.Module
+    path : Path
+        timm's ``model.safetensors`` (its classification layer is ignored), Phikon's from Hugging
+        Face, or a saved state of this backbone.
+
+    Raises
+    ------
+    BundleError
+        Not readable, or not the weights of this backbone.
+    """
+    if isinstance(backbone, Phikon):
+        load_phikon(backbone, path)
+        return
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise BundleError(f"{path}: not a readable safetensors file ({error})") from error
+    own = backbone.state_dict()
+    missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
+    wrong = [k for k in own if k in state and state[k].shape != own[k].shape]
+    if missing or wrong:
+        raise BundleError(
+            f"{path}: not the weights of this backbone ({len(missing)} of {len(own)} tensors "
+            f"missing, {len(wrong)} of another shape, first {(missing or wrong)[0]})"
+        )
+    backbone.load_state_dict({k: v for k, v in state.items() if k in own}, strict=False)

@@ -1,0 +1,93 @@
+"""QuPath's rules for GeoJSON, checked on the decoded files with json and shapely alone.
+
+Written from the contract, not from the writer: `objects_in_qupath` returns what QuPath would show,
+or raises AssertionError with the rule that is broken.
+"""
+
+import gzip
+import json
+import math
+import uuid
+import zipfile
+from itertools import pairwise
+
+import shapely
+
+
+def collections(path):
+    """Decoded FeatureCollections of a file, in order, and their raw text."""
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path) as archive:
+            assert archive.testzip() is None
+            names = archive.namelist()
+            assert names == sorted(set(names))
+            assert all(name.endswith(".geojson") and "/" not in name for name in names)
+            texts = [archive.read(name) for name in names]
+    elif path.name.endswith(".geojson.gz"):
+        texts = [gzip.decompress(path.read_bytes())]
+    else:
+        assert path.suffix == ".geojson", "QuPath imports no objects from other suffixes"
+        texts = [path.read_bytes()]
+    return [(json.loads(text, parse_constant=refuse), text) for text in texts]
+
+
+def refuse(constant):
+    raise AssertionError(f"{constant} is no JSON number")
+
+
+def objects_in_qupath(path):
+    """Features that QuPath would import, after checking each one."""
+    found = []
+    for collection, _ in collections(path):
+        assert collection["type"] == "FeatureCollection"
+        assert isinstance(collection["features"], list)
+        found += collection["features"]
+    for feature in found:
+        check_feature(feature)
+    ids = [feature["id"] for feature in found]
+    assert len(set(ids)) == len(ids), "an id comes twice"
+    return found
+
+
+def check_feature(feature):
+    assert feature["type"] == "Feature"
+    assert str(uuid.UUID(feature["id"])) == feature["id"]
+    assert set(feature) <= {"type", "id", "geometry", "nucleusGeometry", "properties"}
+    assert all(value is not None for value in feature.values())
+    properties = feature["properties"]
+    assert properties["objectType"] in ("detection", "cell")
+    assert "type" not in properties
+    assert all(value is not None for value in properties.values())
+    if "classification" in properties:
+        check_class(properties["classification"])
+    for name, value in properties.get("measurements", {}).items():
+        assert name.strip()
+        assert isinstance(value, (int, float)) and not isinstance(value, bool)
+        assert math.isfinite(value) and abs(value) < 3.5e38
+    check_geometry(feature["geometry"])
+
+
+def check_class(classification):
+    assert set(classification) <= {"name", "names", "color"}
+    assert ("name" in classification) != ("names" in classification)
+    names = classification.get("names", [classification.get("name")])
+    assert names and all(isinstance(n, str) and n.strip() and ":" not in n for n in names)
+    color = classification["color"]
+    assert len(color) == 3 and all(type(c) is int and 0 <= c <= 255 for c in color)
+
+
+def check_geometry(geometry):
+    assert set(geometry) == {"type", "coordinates"}
+    assert geometry["type"] == "Polygon"
+    assert len(geometry["coordinates"]) == 1, "a nucleus has no holes"
+    ring = geometry["coordinates"][0]
+    assert ring[0] == ring[-1], "a ring must close exactly"
+    assert 4 <= len(ring) <= 21
+    for position in ring:
+        assert len(position) == 2
+        assert all(math.isfinite(v) and round(v, 2) == v for v in position)
+    assert all(a != b for a, b in pairwise(ring))
+    polygon = shapely.Polygon(ring)
+    assert polygon.is_valid and polygon.area > 0
+    snapped = shapely.set_precision(polygon, 0.01)
+    assert snapped.geom_type == "Polygon" and not snapped.is_empty and snapped.area > 0

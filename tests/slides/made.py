@@ -1,0 +1,65 @@
+"""Writers of small slides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import tifffile
+from PIL import Image
+
+APERIO = (
+    "Aperio Image Library v11.2.1\r\n{width}x{height} (128x128) JPEG/RGB Q=90"
+    "|AppMag = 40|MPP = {mpp}"
+)
+
+
+def halved(image: np.ndarray) -> np.ndarray:
+    """Half-size level, its odd last row and column cut off, as scanners do."""
+    height, width = image.shape[0] // 2 * 2, image.shape[1] // 2 * 2
+    return np.asarray(Image.fromarray(image[:height, :width]).reduce(2))
+
+
+def write_svs(path: Path, image: np.ndarray, mpp: float | None = 0.25, levels: int = 2) -> Path:
+    height, width = image.shape[:2]
+    description = APERIO.format(width=width, height=height, mpp=mpp)
+    if mpp is None:
+        description = description.rpartition("|")[0]
+    options = {"photometric": "rgb", "compression": "jpeg", "tile": (128, 128), "metadata": None}
+    with tifffile.TiffWriter(path) as tif:
+        for _ in range(levels):
+            tif.write(image, description=description, **options)
+            image = halved(image)
+    return path
+
+
+def write_ome(
+    path: Path,
+    image: np.ndarray,
+    layout: str = "YXS",
+    mpp: float | None = 0.25,
+    unit: str = "µm",
+    compression: str = "jpeg",
+) -> Path:
+    """OME-TIFF with one SubIFD level; YXS interleaved, SYX planar page, CYX a page a colour."""
+    um_per_unit = {"nm": 1e-3, "µm": 1.0, "mm": 1e3}[unit]
+    metadata: dict[str, object] = {"axes": layout}
+    if mpp is not None:
+        for axis in "XY":
+            metadata |= {
+                f"PhysicalSize{axis}": mpp / um_per_unit,
+                f"PhysicalSize{axis}Unit": unit,
+            }
+    options = {
+        "photometric": "minisblack" if layout == "CYX" else "rgb",
+        "planarconfig": "separate" if layout == "SYX" else None,
+        "compression": compression,
+        "tile": (128, 128),
+    }
+    first, second = image, halved(image)
+    if layout != "YXS":
+        first, second = np.moveaxis(first, 2, 0), np.moveaxis(second, 2, 0)
+    with tifffile.TiffWriter(path, ome=True) as tif:
+        tif.write(first, subifds=1, metadata=metadata, **options)
+        tif.write(second, subfiletype=1, **options)
+    return path
