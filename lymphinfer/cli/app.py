@@ -11,7 +11,9 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from lymphinfer import __version__
+from lymphinfer.cli import gate, orion
 from lymphinfer.cli.predict import predict
+from lymphinfer.cli.simulate import simulate
 from lymphinfer.errors import LymphinferError
 
 app = typer.Typer(
@@ -23,6 +25,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(predict)
+app.command()(simulate)
+app.add_typer(orion.app, name="orion")
+app.add_typer(gate.app, name="gate")
 
 
 def _version(value: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -11,8 +11,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from lymphinfer.errors import DataError
-from lymphinfer.simulate.cohort import CohortSummary, simulate_cohort
-from lymphinfer.simulate.design import IMBALANCES
+
+if TYPE_CHECKING:
+    from lymphinfer.simulate.cohort import CohortSummary
 
 
 def simulate(
@@ -41,6 +42,8 @@ def simulate(
     ] = None,
 ) -> None:
     """Make a small cohort of simulated slides in ORION's layout, with the truth beside it."""
+    from lymphinfer.simulate.cohort import simulate_cohort
+
     console = Console()
     columns = (
         TextColumn("{task.description}"),
@@ -87,6 +90,8 @@ def ratios(imbalance: str, changes: list[str]) -> dict[str, float]:
     DataError
         If the name is unknown or a change cannot be read.
     """
+    from lymphinfer.simulate.design import IMBALANCES
+
     if imbalance not in IMBALANCES:
         raise DataError(f"--imbalance {imbalance!r} is unknown; choose from {list(IMBALANCES)}.")
     result = dict(IMBALANCES[imbalance])

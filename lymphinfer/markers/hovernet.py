@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -92,7 +92,8 @@ class HoVerNetFeatures(nn.Module):
         maps[3] = self.bottom(maps[3])
         maps[0], maps[1] = _crop(maps[0], LOST_PX // 2), _crop(maps[1], 18)
         pooled = []
-        for first, second, last in self.decoders:  # type: ignore[misc]
+        for decoder in self.decoders:
+            first, second, last = cast(nn.ModuleList, decoder)
             u = first(_double(maps[3]) + maps[2])
             u = second(_double(u) + maps[1])
             u = last(_double(u) + maps[0])

@@ -87,7 +87,7 @@ class Phikon(nn.Module):
 
     def position_embedding(self, rows: int, columns: int) -> Tensor:
         """Embeddings of the class token and a grid of patches: (1, 1 + rows · columns, width)."""
-        pos = self.vit.pos_embed
+        pos = cast(Tensor, self.vit.pos_embed)
         side = self.image_px // self.patch_px
         if (rows, columns) == (side, side):
             return pos
@@ -106,7 +106,7 @@ class Phikon(nn.Module):
             )
         tokens = self.vit.patch_embed(x)
         rows, columns = int(tokens.shape[1]), int(tokens.shape[2])
-        first = self.vit.cls_token.expand(len(x), -1, -1)
+        first = cast(Tensor, self.vit.cls_token).expand(len(x), -1, -1)
         tokens = torch.cat([first, tokens.flatten(1, 2)], dim=1)
         tokens = tokens + self.position_embedding(rows, columns)
         for block in self.vit.blocks:

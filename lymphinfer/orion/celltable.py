@@ -79,7 +79,7 @@ def read_cells(path: Path, channels: Sequence[str]) -> CellTable:
     """Read identifiers, centroids and some channels of a cell table.
 
     The file is parsed in blocks of 8 MiB and only the wanted columns are converted: 1.6 M rows
-    with 8 columns take about 0.3 GB of memory.
+    with 8 columns take 2 s and under 0.6 GiB of memory, the libraries included.
 
     Parameters
     ----------

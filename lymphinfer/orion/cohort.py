@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -109,12 +110,12 @@ class Cohort:
         return Cohort(self.root, tuple(s for s in self.slides if s.folder in folders))
 
 
-def scan_cohort(root: str | os.PathLike[str]) -> tuple[Cohort, list[str]]:
-    """Find the slides of a folder, and what is wrong with it.
+def find_files(root: str | os.PathLike[str]) -> tuple[dict[Path, dict[str, Path]], list[str]]:
+    """Find the slide folders of a cohort and their files.
 
     A slide's files lie in ``root/<folder>/`` or ``root/data/<folder>/`` and are told by pattern,
     never by a name built from the slide's number. A partial download, H&E and cell table alone, is
-    whole. A simulated cohort's truth lies in ``truth/<folder>.parquet``.
+    whole.
 
     Parameters
     ----------
@@ -123,44 +124,62 @@ def scan_cohort(root: str | os.PathLike[str]) -> tuple[Cohort, list[str]]:
 
     Returns
     -------
-    cohort : Cohort
-        The slides that have both files that are needed, each found once.
+    files : dict of Path to dict of str to Path
+        By slide folder and kind of file; what is missing or ambiguous is left out.
     problems : list of str
         A sentence for every missing or ambiguous file; empty if there are none.
     """
     root = Path(root)
     if not root.is_dir():
-        return Cohort(root, ()), [f"{root}: no such folder. Check the path."]
-    slides, problems = [], []
+        return {}, [f"{root}: no such folder. Check the path."]
     folders = [root] if _is_slide_folder(root) else _slide_folders(root)
-    for folder in folders:
-        found, wrong = _find(folder)
-        problems += wrong
-        if "he" in found and "cells" in found:
-            slides.append(
-                OrionSlide(
-                    folder.name,
-                    patient_of(folder.name),
-                    found["he"],
-                    found["cells"],
-                    found.get("mask"),
-                    found.get("if"),
-                    found.get("markers"),
-                    _truth(root, folder.name),
-                )
-            )
     if not folders:
-        problems.append(
+        return {}, [
             f"{root}: no slide folders. A cohort holds folders such as CRC01, each with a "
             f"{PATTERNS['he']} and a {PATTERNS['cells']}; get them with "
             "`lymphinfer orion download`."
-        )
-    twice = sorted({s.folder for s in slides if sum(s.folder == t.folder for t in slides) > 1})
+        ]
+    files, problems = {}, []
+    for folder in folders:
+        files[folder], wrong = _find(folder)
+        problems += wrong
+    times = Counter(folder.name for folder in folders)
+    twice = [name for name, count in times.items() if count > 1]
     if twice:
         problems.append(
             f"{root}: {', '.join(twice)} both here and under data/. Keep one of the two."
         )
-    return Cohort(root, tuple(sorted(slides, key=lambda s: s.folder))), problems
+    return files, problems
+
+
+def scan_cohort(root: str | os.PathLike[str]) -> tuple[Cohort, list[str]]:
+    """Find the slides of a folder, and what is wrong with it; see `find_files`.
+
+    A simulated cohort's truth lies in ``truth/<folder>.parquet``.
+
+    Returns
+    -------
+    cohort : Cohort
+        The slides that have both files that are needed, each found once.
+    problems : list of str
+        As `find_files` returns them.
+    """
+    files, problems = find_files(root)
+    slides = [
+        OrionSlide(
+            folder.name,
+            patient_of(folder.name),
+            found["he"],
+            found["cells"],
+            found.get("mask"),
+            found.get("if"),
+            found.get("markers"),
+            _truth(Path(root), folder.name),
+        )
+        for folder, found in files.items()
+        if all(kind in found for kind in NEEDED)
+    ]
+    return Cohort(Path(root), tuple(sorted(slides, key=lambda s: s.folder))), problems
 
 
 def open_cohort(root: str | os.PathLike[str]) -> Cohort:

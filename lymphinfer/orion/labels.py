@@ -174,9 +174,7 @@ def label_cells(cells: CellTable, gates: SlideGates, panel: Panel) -> SlideLabel
 
 
 def needed_channels(gates: SlideGates, panel: Panel) -> tuple[str, ...]:
-    """Channels that `label_cells` needs: the markers, AF1 for a correction, the blank for its
-    limit.
-    """
+    """List the channels that `label_cells` needs: markers, AF1 to correct, blank to limit."""
     channels = list(panel.names)
     if any(gate.af is not None for gate in gates.markers.values()):
         channels.append(AUTOFLUORESCENCE)

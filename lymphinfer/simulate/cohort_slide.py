@@ -138,7 +138,7 @@ def simulate_slide(
     )
     table = measure_cells(image.labels, counts)
     write_table(folder / plan.files["cells"], table)
-    _write_markers(folder / plan.files["markers"], header=plan.patient % 2 == 1)
+    _write_markers(folder / plan.files["markers"], header=plan.batch % 2 == 0)
     rows = truth_table(cells)
     write_truth(truth, rows)
     return {

@@ -24,9 +24,9 @@ class DataConfig:
     cells_per_patient : int
         Sampled for each patient.
     splits : str
-        File that assigns patients to train, val and test; empty for `split_patients`.
-    split_patients : tuple of int
-        Patients for train, validation and test; in proportion where the cohort is smaller.
+        File that assigns patients to train, val and test; empty: drawn, 25 : 7 : 9.
+    folds, fold : int
+        With 3 folds or more: k-fold cross-validation, and which fold tests (from 0).
     seed : int
         Of split and sampling.
     """
@@ -35,7 +35,8 @@ class DataConfig:
     mpp: float = 0.325
     cells_per_patient: int = 20_000
     splits: str = ""
-    split_patients: tuple[int, int, int] = (25, 7, 9)
+    folds: int = 0
+    fold: int = 0
     seed: int = 0
 
 

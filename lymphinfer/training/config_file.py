@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_type_hints
 
 from lymphinfer.errors import DataError
 from lymphinfer.training.config import (
@@ -101,7 +101,7 @@ def _section(name: str, kind: type, table: Mapping[str, Any], problems: list[str
             continue
         converted = _convert(value, hints[key])
         if converted is None:
-            problems.append(f"[{name}] {key} = {value!r}: expected {_describe(hints[key])}")
+            problems.append(f"[{name}] {key} = {value!r}: expected {_DESCRIPTION[hints[key]]}")
         else:
             good[key] = converted
     return kind(**good)
@@ -109,20 +109,12 @@ def _section(name: str, kind: type, table: Mapping[str, Any], problems: list[str
 
 def _convert(value: Any, kind: Any) -> Any:
     """Return the value as its field's type, or None where it is none."""
-    if get_args(kind):
-        parts = get_args(kind)
-        if not isinstance(value, (list, tuple)) or len(value) != len(parts):
-            return None
-        made = tuple(_convert(v, p) for v, p in zip(value, parts, strict=True))
-        return None if None in made else made
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     return value if type(value) is kind else None
 
 
-def _describe(kind: Any) -> str:
-    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-    return names.get(kind, f"a list of {len(get_args(kind))} whole numbers")
+_DESCRIPTION = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
 def _out_of_range(config: RetrainConfig) -> list[str]:
@@ -131,7 +123,8 @@ def _out_of_range(config: RetrainConfig) -> list[str]:
         "[data] patch_px must be 16 to 512": 16 <= data.patch_px <= 512,
         "[data] mpp must be 0.1 to 1.0 µm/px": 0.1 <= data.mpp <= 1.0,
         "[data] cells_per_patient must be at least 1": data.cells_per_patient >= 1,
-        "[data] split_patients must be at least 1 each": min(data.split_patients) >= 1,
+        "[data] folds must be 0 or at least 3": data.folds == 0 or data.folds >= 3,
+        "[data] fold must be 0 to folds - 1": 0 <= data.fold < max(data.folds, 1),
         "[model] hidden must be at least 1": model.hidden >= 1,
         "[model] backbone must not be empty": bool(model.backbone),
         "[fit] learning_rate must be above 0": fit.learning_rate > 0,

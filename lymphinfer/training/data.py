@@ -102,9 +102,7 @@ class EpochOrder:
     window: int
 
 
-def epoch_order(
-    chunks: NDArray[np.int64], *, window: int, seed: int, epoch: int
-) -> EpochOrder:
+def epoch_order(chunks: NDArray[np.int64], *, window: int, seed: int, epoch: int) -> EpochOrder:
     """Shuffle chunks, then patches within windows of consecutive chunks.
 
     Parameters

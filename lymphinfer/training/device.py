@@ -41,15 +41,11 @@ def make_accelerator(precision: str, device: str = "auto") -> Accelerator:
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState, PartialState
-    from accelerate.utils import InitProcessGroupKwargs
 
     # One process cuts patches while the others wait for it, for hours on the whole cohort.
-    patient = InitProcessGroupKwargs(timeout=timedelta(days=7))
-    shared = PartialState._shared_state
-    if shared and (device == "cpu") != bool(shared.get("_cpu")):
-        AcceleratorState._reset_state(True)
-    state = PartialState(cpu=device == "cpu", timeout=patient.timeout)
-    chosen = choose_precision(precision, state.device)
-    if AcceleratorState._shared_state:
-        AcceleratorState._reset_state()
-    return Accelerator(mixed_precision=chosen, cpu=device == "cpu", kwargs_handlers=[patient])
+    state = PartialState(cpu=device == "cpu", timeout=timedelta(days=7))
+    # accelerate refuses another precision in the same process; a run after another may want it.
+    AcceleratorState._reset_state()
+    return Accelerator(
+        mixed_precision=choose_precision(precision, state.device), cpu=device == "cpu"
+    )

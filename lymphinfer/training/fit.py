@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
 import time
-from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -43,15 +41,13 @@ from lymphinfer.training.data import (
     window_rows,
 )
 from lymphinfer.training.device import AUTOCAST, make_accelerator
+from lymphinfer.training.fingerprint import run_fingerprint
 from lymphinfer.training.losses import positive_weights
 from lymphinfer.training.predictions import predict_stores
 from lymphinfer.training.report import Reporter
 from lymphinfer.training.start import build_classifier
 
 log = logging.getLogger(__name__)
-
-# May differ when a run goes on: they change how long or how comfortably it runs, not what it is.
-FREE_KEYS = ("workers", "epochs", "patience", "checkpoint_steps")
 
 
 @dataclass(frozen=True)
@@ -67,19 +63,6 @@ class FitResult:
 
     net: MarkerClassifier
     state: RunState
-
-
-def run_fingerprint(config: RetrainConfig, stores: Sequence[StoreSet]) -> str:
-    """Hash of what a run's result follows from: model, training settings and patches."""
-    settings = asdict(config.fit)
-    # A cosine reaches zero at the last epoch, so there the number of epochs is part of the curve.
-    free = FREE_KEYS if config.fit.schedule == "constant" else FREE_KEYS[:1] + FREE_KEYS[2:]
-    plain = {
-        "model": asdict(config.model),
-        "fit": {k: v for k, v in settings.items() if k not in free},
-        "stores": [[s.info.fingerprint for s in group.stores] for group in stores],
-    }
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 class Trainer:
@@ -131,7 +114,7 @@ class Trainer:
             model = type(config.model)(**blank)
             self.net, start = build_classifier(model, train.panel, train.patch_px)
         self.state = state or RunState(fingerprint, start=start)
-        self.net.to(self.accelerator.device, memory_format=torch.channels_last)
+        self.net.to(self.accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer = torch.optim.AdamW(
             self.net.parameters(), lr=fit.learning_rate, weight_decay=fit.weight_decay
         )
@@ -267,8 +250,8 @@ class Trainer:
         value = float(mean)
         if not math.isfinite(value):
             raise LymphinferError(
-                f"the loss is {value} at step {self.state.step + 1}; go on from the last checkpoint "
-                f'in {self.folder} with a smaller learning_rate or precision = "no"'
+                f"the loss is {value} at step {self.state.step + 1}; go on from the last "
+                f'checkpoint in {self.folder} with a smaller learning_rate or precision = "no"'
             )
         return value, rate
 
@@ -296,7 +279,8 @@ class Trainer:
         if mean > state.best_auroc:
             state.best_auroc, state.best_epoch = mean, state.epoch
             if self.accelerator.is_main_process:
-                save_tensors(self.folder / BEST, self.net.state_dict(), {})
+                network = json.dumps(self.net.config.to_dict())
+                save_tensors(self.folder / BEST, self.net.state_dict(), {"network": network})
         row = {
             "epoch": state.epoch,
             "step": state.step,

@@ -75,9 +75,7 @@ class MarkerMetrics:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        plain = {
-            k: v.to_dict() if isinstance(v, Estimate) else v for k, v in self.__dict__.items()
-        }
+        plain = {k: v.to_dict() if isinstance(v, Estimate) else v for k, v in self.__dict__.items()}
         return {**plain, "threshold": None if math.isnan(self.threshold) else self.threshold}
 
 
@@ -119,7 +117,8 @@ class PatientBootstrap:
         self.negative = self._by_patient(self.labels == 0)
 
     def _by_patient(self, values: NDArray[Any]) -> Float:
-        return np.bincount(self.code, weights=values, minlength=max(self.n_patients, 1))
+        total = np.bincount(self.code, weights=values, minlength=max(self.n_patients, 1))
+        return total.astype(np.float64)
 
     def _estimate(self, value: float, replicates: Float) -> Estimate:
         if self.reason:

@@ -10,9 +10,7 @@ from numpy.typing import NDArray
 from lymphinfer.errors import DataError
 
 
-def positive_weights(
-    labels: NDArray[np.integer], markers: Sequence[str]
-) -> NDArray[np.float32]:
+def positive_weights(labels: NDArray[np.integer], markers: Sequence[str]) -> NDArray[np.float32]:
     """Negatives over positives of each marker in the training set (the inverse positive ratio).
 
     Parameters
@@ -48,4 +46,5 @@ def positive_weights(
             + "; ".join(problems)
             + ". Look at the gates of these markers (`lymphinfer gate show`), or add slides."
         )
-    return (negative / positive).astype(np.float32)
+    ratio: NDArray[np.float32] = (negative / positive).astype(np.float32)
+    return ratio

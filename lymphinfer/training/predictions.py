@@ -65,9 +65,7 @@ def predict_stores(
     ndarray of float32, (N, n_markers)
         Logits, in the stores' row order.
     """
-    rank, ranks = (
-        (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
-    )
+    rank, ranks = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     logits = np.zeros((len(stores), len(net.config.markers)), np.float32)
     mode = net.training
     net.eval()

@@ -86,7 +86,7 @@ class CropDataset(IterableDataset[Batch]):
         Crops already consumed: a resumed run draws other crops than its beginning did.
     """
 
-    margin = 32
+    margin = 24
 
     def __init__(
         self, sets: dict[str, Sequence[AnnotatedImage]], config: TrainConfig, start: int = 0

@@ -1,0 +1,76 @@
+"""The main job on an example: ``python examples/demo.py [SLIDE] [options of lymphinfer predict]``.
+
+Without a slide it takes two examples into ``demo/``: the H&E picture that the stardist package
+carries, whose pixel size nobody recorded (0.5 µm/px is assumed here, and only here), and a small
+slide of simulated tissue made on the spot.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from importlib.resources import files
+from pathlib import Path
+
+import orjson
+from PIL import Image, ImageDraw
+
+from lymphinfer.simulate.slide import write_demo_slide
+from lymphinfer.slides import open_slide
+
+DEMO = Path("demo")
+ASSUMED_MPP = "0.5"
+
+
+def predict(slide: Path, *options: str) -> Path:
+    """Run the command line as a user would; returns the file for QuPath."""
+    command = [sys.executable, "-m", "lymphinfer", "predict", str(slide), *options]
+    print("\n$ lymphinfer " + " ".join(command[3:]), flush=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit(done.returncode)
+    print(done.stdout, end="", flush=True)
+    return Path(done.stdout.splitlines()[-1])
+
+
+def overlay(slide_path: Path, result: Path, mpp: str | None, limit_px: int = 2048) -> Path:
+    """Draw the outlines on the slide's upper left part, coloured by class."""
+    with open_slide(slide_path, float(mpp) if mpp else None) as slide:
+        width, height = (min(n, limit_px) for n in slide.dimensions)
+        picture = Image.fromarray(slide.read_region(0, 0, width, height, slide.mpp))
+    draw = ImageDraw.Draw(picture)
+    with zipfile.ZipFile(result) as archive:
+        for name in archive.namelist():
+            for feature in orjson.loads(archive.read(name))["features"]:
+                ring = [tuple(point) for point in feature["geometry"]["coordinates"][0]]
+                color = tuple(feature["properties"]["classification"]["color"])
+                draw.line(ring, fill=color, width=2)
+    path = result.with_suffix(".png")
+    picture.save(path)
+    return path
+
+
+def main() -> None:
+    arguments = sys.argv[1:]
+    if arguments and not arguments[0].startswith("-"):
+        predict(Path(arguments[0]), *arguments[1:])
+        return
+    DEMO.mkdir(exist_ok=True)
+    picture = DEMO / "histo.jpg"
+    with (files("stardist.data") / "images" / "histo.jpg").open("rb") as source:
+        with picture.open("wb") as target:
+            shutil.copyfileobj(source, target)
+    simulated = DEMO / "simulated.svs"
+    if not simulated.exists():
+        write_demo_slide(simulated, size_px=(3072, 2304))
+    print(f"Examples: {picture} (real H&E; {ASSUMED_MPP} µm/px is ASSUMED, the file states none) "
+          f"and {simulated} (simulated tissue).")  # fmt: skip
+    for slide, mpp in ((picture, ASSUMED_MPP), (simulated, None)):
+        result = predict(slide, *(["--mpp", mpp] if mpp else []), *arguments)
+        print(f"Overlay: {overlay(slide, result, mpp)}")
+
+
+if __name__ == "__main__":
+    main()

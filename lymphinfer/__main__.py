@@ -1,0 +1,5 @@
+"""``python -m lymphinfer``."""
+
+from lymphinfer.cli.app import main
+
+main()

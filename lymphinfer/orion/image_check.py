@@ -1,0 +1,124 @@
+"""What an ORION image file holds, and what is wrong with it, from its TIFF headers alone."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lymphinfer.orion.manifest import CHANNELS
+from lymphinfer.slides.pixel_size import StatedSize, ome_stated_size
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """Header of an image.
+
+    Attributes
+    ----------
+    path : Path
+    width, height : int
+        Level 0, px.
+    channels : int
+        Colours or channels.
+    dtype : str
+    mpp : float or None
+        Pixel size by the OME-XML, µm/px; None where it states none.
+    levels : int
+        Of the pyramid.
+    """
+
+    path: Path
+    width: int
+    height: int
+    channels: int
+    dtype: str
+    mpp: float | None
+    levels: int
+
+
+def inspect_image(path: Path) -> tuple[ImageFacts | None, list[str]]:
+    """Read a TIFF's headers and make sure that the file reaches to its last pixel.
+
+    Parameters
+    ----------
+    path : Path
+        An OME-TIFF.
+
+    Returns
+    -------
+    facts : ImageFacts or None
+        None where the file cannot be understood.
+    problems : list of str
+        Sentences; empty if nothing is wrong.
+    """
+    from tifffile import TiffFile
+
+    again = "Download it again: `lymphinfer orion download` goes on where a file was cut."
+    try:
+        size = path.stat().st_size
+        with TiffFile(path) as tif:
+            series = max(tif.series, key=lambda image: int(np.prod(image.shape)))
+            ends = [
+                _end(page) for level in series.levels for page in level.pages if page is not None
+            ]
+            ome_xml = tif.ome_metadata
+            stated = ome_stated_size(ome_xml) if ome_xml else StatedSize(None)
+            axes = dict(zip(series.axes, series.shape, strict=True))
+            facts = ImageFacts(
+                path,
+                int(axes.get("X", 0)),
+                int(axes.get("Y", 0)),
+                int(axes.get("S", axes.get("C", 1))),
+                str(series.dtype),
+                None if stated.xy is None else sum(stated.xy) / 2,
+                len(series.levels),
+            )
+    # tifffile raises whatever a damaged file leads it into.
+    except Exception as error:
+        return None, [f"{path}: cannot be read as a TIFF ({error}). It is cut or damaged. {again}"]
+    end = max(ends, default=0)
+    if end > size:
+        return facts, [
+            f"{path}: cut short: its pixels reach to byte {end:,} but it ends at {size:,}. {again}"
+        ]
+    if not ome_xml:
+        return facts, [f"{path}: has no OME-XML, so it is cut or no file of ORION. {again}"]
+    return facts, []
+
+
+def channel_problems(path: Path) -> list[str]:
+    """Compare a ``markers.csv``, with or without a header, with the channels of ORION."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = [row for row in csv.reader(file) if any(cell.strip() for cell in row)]
+    except (OSError, UnicodeDecodeError) as error:
+        return [f"{path}: cannot be read ({error})."]
+    names = _channel_names(rows)
+    if names == list(CHANNELS):
+        return []
+    return [
+        f"{path}: names the channels {', '.join(names) or '(none)'}, where ORION has "
+        f"{', '.join(CHANNELS)}. It belongs to other data: download it again."
+    ]
+
+
+def _channel_names(rows: list[list[str]]) -> list[str]:
+    """Names in the column that holds them: under a header with "marker" or "name", or the only."""
+    if not rows:
+        return []
+    head = [cell.strip().lower() for cell in rows[0]]
+    if CHANNELS[0].lower() in head:
+        column, body = head.index(CHANNELS[0].lower()), rows
+    else:
+        named = [i for i, cell in enumerate(head) if "marker" in cell or "name" in cell]
+        column, body = (named[0] if named else 0), rows[1:]
+    return [row[column].strip() for row in body if len(row) > column]
+
+
+def _end(page: Any) -> int:
+    ends = np.add(page.dataoffsets, page.databytecounts, dtype=np.int64)
+    return int(ends.max()) if ends.size else 0

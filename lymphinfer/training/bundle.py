@@ -1,0 +1,163 @@
+"""Making the bundle that a training run ends in: weights, detector, evidence and card."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lymphinfer.bundles.loading import load_bundle
+from lymphinfer.bundles.schema import BundleManifest, Evidence, MarkerSpec
+from lymphinfer.bundles.writing import write_bundle
+from lymphinfer.cells.files import atomic_write
+from lymphinfer.errors import DataError
+from lymphinfer.markers.classifier import MarkerClassifier
+from lymphinfer.nuclei.stardist.detector import StarDistDetector
+from lymphinfer.training.calibrate import Calibrated, usable_threshold
+from lymphinfer.training.card import write_card
+from lymphinfer.training.config import RetrainConfig
+from lymphinfer.training.inputs import Inputs
+from lymphinfer.training.intervals import MarkerMetrics
+from lymphinfer.training.results import Evaluation
+
+CARD = "CARD.md"
+DETECTOR_FILE, CLASSIFIER_FILE = "detector.safetensors", "classifier.safetensors"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training, calibration and evaluation have left.
+
+    Attributes
+    ----------
+    net : MarkerClassifier
+        At the precision that the bundle stores (`stored_precision`).
+    calibrated : Calibrated
+    evaluation : Evaluation
+    split : str
+        That it was measured on.
+    start : str
+        What the weights began as.
+    history : list of dict
+        A row an epoch.
+    cells : dict of str to int
+        Cells by split.
+    """
+
+    net: MarkerClassifier
+    calibrated: Calibrated
+    evaluation: Evaluation
+    split: str
+    start: str
+    history: list[dict[str, Any]]
+    cells: dict[str, int]
+
+
+def stored_precision(net: MarkerClassifier) -> MarkerClassifier:
+    """Round a network to what a bundle stores (float16), so that what is measured is what ships."""
+    state = {
+        k: (v.half().to(v.dtype) if v.is_floating_point() else v)
+        for k, v in net.state_dict().items()
+    }
+    net.load_state_dict(state)
+    return net
+
+
+def marker_specs(inputs: Inputs, trained: Trained) -> list[MarkerSpec]:
+    """Evidence, calibration and threshold of every marker, as ``bundle.toml`` has them."""
+    evidence = Evidence.SIMULATED if inputs.simulated else Evidence.MEASURED
+    patients = {split: len(getattr(inputs.splits, split)) for split in ("train", "val", "test")}
+    kind = "simulated cohort" if inputs.simulated else "cohort"
+    tested = f"{patients[trained.split]} held-out" if trained.split == "test" else "the validation"
+    source = (
+        f"{kind} {inputs.cohort.root.name}, labels by gates {inputs.gates.sha256()[:12]}; trained "
+        f"on {patients['train']} patients, tested on {tested} patients"
+    )
+    rows = zip(
+        trained.evaluation.markers,
+        trained.calibrated.calibrations,
+        trained.calibrated.thresholds,
+        strict=True,
+    )
+    return [
+        MarkerSpec(
+            name=m.marker,
+            evidence=evidence,
+            source=source,
+            threshold=usable_threshold(threshold),
+            scale=calibration.scale,
+            offset=calibration.offset,
+            auroc=_number(m.auroc.value),
+            auroc_interval=_interval(m),
+        )
+        for m, calibration, threshold in rows
+    ]
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else round(value, 4)
+
+
+def _interval(m: MarkerMetrics) -> tuple[float, float] | None:
+    if math.isnan(m.auroc.low):
+        return None
+    return round(m.auroc.low, 4), round(m.auroc.high, 4)
+
+
+def make_bundle(
+    out: Path, inputs: Inputs, config: RetrainConfig, trained: Trained, *, command: str
+) -> BundleManifest:
+    """Write the bundle with its card.
+
+    Parameters
+    ----------
+    out : Path
+        Its folder; the last part is the bundle's name.
+    inputs : Inputs
+    config : RetrainConfig
+    trained : Trained
+    command : str
+        What made it, for the card.
+
+    Returns
+    -------
+    BundleManifest
+
+    Raises
+    ------
+    BundleError, DataError
+        The bundle whose detector is to be copied is not usable.
+    """
+    base = load_bundle(config.bundle.detector)
+    if not isinstance(base.detector, StarDistDetector):
+        raise DataError(f"bundle {base.manifest.name} has no StarDist detector to copy")
+    specs = marker_specs(inputs, trained)
+    kind = "a simulated cohort" if inputs.simulated else "immunofluorescence of the same section"
+    manifest = write_bundle(
+        out,
+        modules={DETECTOR_FILE: base.detector.net, CLASSIFIER_FILE: trained.net},
+        header={
+            "name": out.name,
+            "version": "1",
+            "summary": (
+                f"Nuclei by the detector of {base.manifest.name}; "
+                f"{', '.join(inputs.panel.names)} learned on {kind} ({inputs.cohort.root.name})"
+            ),
+            "licence": base.manifest.licence,
+            "panel": inputs.panel.name,
+            "mpp": config.data.mpp,
+            "hierarchy": config.bundle.hierarchy,
+        },
+        detector={**base.manifest.detector, "file": DETECTOR_FILE},
+        classifier={
+            "kind": "patch",
+            "file": CLASSIFIER_FILE,
+            "network": trained.net.config.to_dict(),
+        },
+        markers=specs,
+    )
+    text = write_card(manifest, base.manifest, inputs, config, trained, command=command)
+    with atomic_write(out / CARD) as file:
+        file.write(text.encode())
+    return manifest

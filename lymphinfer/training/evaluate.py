@@ -1,0 +1,166 @@
+"""Measuring a bundle or a training run on a split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from lymphinfer.errors import DataError
+from lymphinfer.orion.cohort import Cohort, open_cohort
+from lymphinfer.orion.patches import PatchStore
+from lymphinfer.training import metrics
+from lymphinfer.training.best_possible import best_possible_auroc
+from lymphinfer.training.data import StoreSet
+from lymphinfer.training.device import AUTOCAST, choose_precision
+from lymphinfer.training.intervals import measure
+from lymphinfer.training.results import Evaluation, write_evaluation
+from lymphinfer.training.scorer import Predictions, Scorer, open_scorer
+
+
+def find_stores(work: Path, split: str, patch_px: int) -> list[Path]:
+    """Finished patch stores of a split and a patch size below a folder, by name.
+
+    Raises
+    ------
+    DataError
+        None there.
+    """
+    found: dict[str, list[Path]] = {}
+    for path in sorted(work.rglob("*.zarr")):
+        info = PatchStore(path).info
+        found.setdefault(f"{info.split} at {info.patch_px} px", []).append(path)
+    wanted = f"{split} at {patch_px} px"
+    if wanted not in found:
+        have = ", ".join(f"{len(v)} of {k}" for k, v in sorted(found.items())) or "none"
+        raise DataError(
+            f"{work}: no patch store of {wanted}; found: {have}. Give the folder that "
+            "`lymphinfer retrain` works in (<out>.work)."
+        )
+    folders = {path.parent for path in found[wanted]}
+    if len(folders) > 1:
+        raise DataError(
+            f"{work} holds patch stores of several runs; name one of "
+            + ", ".join(str(f) for f in sorted(folders))
+        )
+    return found[wanted]
+
+
+def measure_predictions(
+    scorer: Scorer,
+    predictions: Predictions,
+    *,
+    cohort: Cohort | None = None,
+    replicates: int = 1000,
+    seed: int = 0,
+) -> Evaluation:
+    """Metrics of every marker, with intervals by patient, and AUROC by slide.
+
+    With the cohort, and where that is a simulated one, also the best possible AUROC.
+    """
+    stores = predictions.stores
+    rows = tuple(
+        measure(
+            name,
+            stores.labels[:, i],
+            predictions.raw[:, i],
+            predictions.final[:, i],
+            stores.patients,
+            threshold=scorer.thresholds[i],
+            replicates=replicates,
+            seed=seed,
+        )
+        for i, name in enumerate(scorer.panel.names)
+    )
+    by_slide = {}
+    for slide in dict.fromkeys(stores.slides.tolist()):
+        here = stores.slides == slide
+        by_slide[slide] = {
+            name: metrics.auroc(stores.labels[here, i], predictions.final[here, i])
+            for i, name in enumerate(scorer.panel.names)
+        }
+    best = best_possible_auroc(cohort, stores, scorer.panel) if cohort else {}
+    return Evaluation(scorer.name, rows, by_slide, best)
+
+
+def evaluate(
+    source: str | Path,
+    work: Path,
+    out: Path,
+    *,
+    split: str = "test",
+    device: str = "auto",
+    precision: str = "auto",
+    replicates: int = 1000,
+    seed: int = 0,
+    cohort: Path | None = None,
+    figure: bool = False,
+    command: str = "lymphinfer evaluate",
+    advance: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """Measure a bundle or a training run on a split and write everything about it.
+
+    Parameters
+    ----------
+    source : str or Path
+        Bundle by name or folder, or a training run's folder.
+    work : Path
+        Folder with patch stores, as `lymphinfer retrain` leaves it.
+    out : Path
+        ``predictions.parquet``, ``metrics.json``, ``metrics.md``, ``roc.png``,
+        ``precision_recall.png``, ``calibration.png`` and, with `figure`, ``figure_<slide>.png``.
+    split : str
+        ``train``, ``val`` or ``test``. On the evenly drawn train and val, average precision and
+        calibration are not those of a slide.
+    device, precision : str
+    replicates, seed : int
+        Of the bootstrap.
+    cohort : Path, optional
+        Of the slides behind the stores; wanted for the figure, and for the best possible AUROC of
+        a simulated cohort.
+    figure : bool
+        Draw the paper's figure 4 for each slide that has its IF.
+    command : str
+    advance : callable, optional
+        Told the number of patches after each chunk.
+
+    Returns
+    -------
+    Evaluation
+
+    Raises
+    ------
+    DataError, BundleError
+        Nothing to measure, or nothing to measure it on.
+    """
+    if figure and cohort is None:
+        raise DataError("the figure shows the slides: give their cohort (--cohort)")
+    opened = open_cohort(cohort) if cohort is not None else None
+    scorer = open_scorer(source)
+    stores = StoreSet(find_stores(work, split, scorer.net.config.patch_px))
+    where = pick_device(device)
+    predictions = scorer.predict(
+        stores,
+        device=where,
+        autocast=AUTOCAST[choose_precision(precision, where)],
+        advance=advance,
+    )
+    evaluation = measure_predictions(
+        scorer, predictions, cohort=opened, replicates=replicates, seed=seed
+    )
+    write_evaluation(out, scorer, predictions, evaluation, command=command)
+    if figure and opened is not None:
+        from lymphinfer.training.figure import draw_figures
+
+        draw_figures(opened, out, scorer, predictions)
+    return evaluation
+
+
+def pick_device(device: str) -> torch.device:
+    """Device by name; ``auto`` takes CUDA, then MPS, then the CPU."""
+    if device != "auto":
+        return torch.device(device)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lymphinfer.bundles.loading import load_bundle
+from lymphinfer.bundles.registry import find_bundle
+from lymphinfer.bundles.schema import Evidence, MarkerSpec, read_manifest
+from lymphinfer.bundles.writing import write_bundle
+from lymphinfer.errors import BundleError
+from lymphinfer.markers.classifier import ClassifierConfig, MarkerClassifier
+from lymphinfer.nuclei.stardist.network import StarDistConfig, StarDistNet
+
+
+@pytest.fixture
+def folder(tmp_path):
+    torch.manual_seed(0)
+    net = StarDistNet(StarDistConfig(n_filter_base=4, n_conv_after_unet=8, n_depth=2))
+    classifier = MarkerClassifier(ClassifierConfig(("CD45",), backbone="test_resnet", hidden=8))
+    write_bundle(
+        tmp_path / "tiny",
+        modules={"stardist.safetensors": net, "classifier.safetensors": classifier},
+        header={"name": "tiny", "version": "1", "summary": "", "licence": "Apache-2.0",
+                "panel": "t-cell", "mpp": 0.325, "hierarchy": "conditional"},
+        detector={"kind": "stardist", "file": "stardist.safetensors", "mpp": 0.325,
+                  "prob_threshold": 0.5, "nms_threshold": 0.4, "network": net.config.to_dict()},
+        classifier={"kind": "patch", "file": "classifier.safetensors",
+                    "network": classifier.config.to_dict()},
+        markers=[
+            MarkerSpec("CD45", Evidence.MEASURED, "made", auroc=0.9, auroc_interval=(0.8, 0.95)),
+            MarkerSpec("CD3e", Evidence.BASE_RATE, "made", rate=0.4, rate_range=(0.1, 0.6)),
+            MarkerSpec("CD4", Evidence.BASE_RATE, "made", rate=0.6),
+            MarkerSpec("CD8a", Evidence.BASE_RATE, "made", rate=0.5),
+        ],
+    )  # fmt: skip
+    return tmp_path / "tiny"
+
+
+def edit(folder, old: str, new: str) -> None:
+    path = folder / "bundle.toml"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def test_a_bundle_loads_as_it_was_written(folder):
+    bundle = load_bundle(folder)
+    assert bundle.manifest.panel.names == ("CD45", "CD3e", "CD4", "CD8a")
+    assert bundle.markers.learned == ("CD45",)
+    heads = bundle.markers.head_outputs(torch.zeros(2, 1).numpy())
+    assert heads[0].tolist() == pytest.approx([0.5, 0.4, 0.6, 0.5])
+    assert bundle.manifest.evidence["CD45"]["auroc_interval"] == [0.8, 0.95]
+
+
+def test_one_flipped_byte_is_refused_and_the_file_named(folder):
+    path = folder / "classifier.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(BundleError, match=r"classifier\.safetensors has sha256"):
+        load_bundle(folder)
+
+
+def test_a_missing_weight_file_is_named(folder):
+    (folder / "stardist.safetensors").unlink()
+    with pytest.raises(BundleError, match=r"stardist\.safetensors is missing"):
+        load_bundle(folder)
+
+
+@pytest.mark.parametrize("name", ["model.pt", "model.pkl", "../outside.safetensors"])
+def test_weights_in_another_format_or_place_are_refused(folder, name):
+    edit(folder, '"stardist.safetensors" =', f'"{name}" =')
+    with pytest.raises(BundleError, match="safetensors in the bundle's own folder"):
+        read_manifest(folder)
+
+
+def test_every_problem_of_a_manifest_is_reported_at_once(folder):
+    edit(folder, 'name = "CD4"', 'name = "CD5"')
+    edit(folder, 'evidence = "measured"', 'evidence = "believed"')
+    with pytest.raises(BundleError, match=r"CD45: .*believed.*no \[\[marker\]\] named CD4"):
+        read_manifest(folder)
+
+
+def test_a_manifest_of_a_later_schema_asks_for_an_update(folder):
+    edit(folder, "schema = 1", "schema = 99")
+    with pytest.raises(BundleError, match="update LymphInfer"):
+        read_manifest(folder)
+
+
+def test_weights_of_another_network_are_refused(folder):
+    edit(folder, "n_filter_base = 4", "n_filter_base = 8")
+    with pytest.raises(BundleError, match="not the weights of the network"):
+        load_bundle(folder)
+
+
+def test_an_unknown_name_lists_the_known_ones(folder, monkeypatch):
+    monkeypatch.setenv("LYMPHINFER_WEIGHTS", str(folder.parent))
+    assert find_bundle("tiny") == folder
+    with pytest.raises(BundleError, match="known bundles: .*tiny"):
+        find_bundle("he-v999")
+
+
+def test_a_base_rate_says_so_in_its_statement(folder):
+    statement = read_manifest(folder).evidence["CD3e"]["statement"]
+    assert "base rate" in statement and "nothing learned" in statement

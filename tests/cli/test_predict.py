@@ -1,0 +1,130 @@
+"""What a person at the terminal sees: messages, files and exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.predict.conftest import disc_bundle, disc_slide, write_svs  # noqa: F401
+
+
+def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "lymphinfer", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "COLUMNS": "200", "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+
+
+@pytest.fixture(scope="module")
+def options(disc_bundle) -> list[str]:  # noqa: F811
+    return ["--bundle", str(disc_bundle), "--device", "cpu", "--precision", "fp32"]
+
+
+def assert_clear(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    assert "Traceback" not in done.stderr + done.stdout, done.stderr
+    for word in words:
+        assert word in done.stderr, done.stderr
+
+
+def test_one_slide_ends_with_a_table_the_file_and_what_to_do_with_it(
+    disc_slide, options, tmp_path  # noqa: F811
+):  # fmt: skip
+    slide = shutil.copy(disc_slide[0], tmp_path / "a.svs")
+    done = run("predict", slide, *options)
+    assert done.returncode == 0, done.stderr
+    file = Path(done.stdout.strip())
+    assert file == tmp_path / "a.lymphinfer" / "a" / "a.zip"
+    assert file.is_file() and (file.parent / "summary.json").is_file()
+    assert_clear(done, "In QuPath", "CD8a", "base rate", "never", "mm²")
+
+
+def test_a_folder_with_a_broken_slide_does_the_others_and_exits_with_1(
+    disc_slide, options, tmp_path  # noqa: F811
+):  # fmt: skip
+    slides = tmp_path / "slides"
+    (slides / "sub").mkdir(parents=True)
+    shutil.copy(disc_slide[0], slides / "good.svs")
+    shutil.copy(disc_slide[0], slides / "sub" / "good.svs")
+    (slides / "text.svs").write_text("not a slide")
+    (slides / "empty.svs").touch()
+    (slides / "folder.svs").mkdir()
+    (slides / ".hidden.svs").write_text("")
+    done = run("predict", slides, "--out", tmp_path / "out", *options)
+    assert done.returncode == 1
+    assert_clear(done, "text.svs", "empty.svs", "2 slides done, 2 failed")
+    assert sorted(p.relative_to(tmp_path / "out") for p in tmp_path.rglob("*.zip")) == [
+        Path("good/good.zip"),
+        Path("sub/good/good.zip"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("missing.svs", None, ["missing.svs", "no such file"]),
+        ("text.svs", b"some text", ["text.svs"]),
+        ("empty.svs", b"", ["empty.svs"]),
+    ],
+)
+def test_a_slide_that_is_none_exits_with_2_and_names_it(name, content, words, options, tmp_path):
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    done = run("predict", path, *options)
+    assert done.returncode == 2
+    assert_clear(done, "Error", *words)
+    assert not list(tmp_path.rglob("*.zip"))
+
+
+def test_a_folder_without_slides_says_what_it_looked_for(options, tmp_path):
+    done = run("predict", tmp_path, *options)
+    assert done.returncode == 2
+    assert_clear(done, "no slide found", ".svs")
+
+
+def test_every_wrong_option_is_named_at_once(options, tmp_path):
+    done = run("predict", tmp_path, *options, "--tile", 100, "--workers", 0)
+    assert done.returncode == 2
+    assert_clear(done, "--tile 100", "--workers 0")
+
+
+def test_an_unknown_bundle_or_device_exits_with_2(disc_slide, options, tmp_path):  # noqa: F811
+    done = run("predict", disc_slide[0], "--bundle", "nobody", "--out", tmp_path)
+    assert done.returncode == 2
+    assert_clear(done, "nobody", "known bundles")
+    done = run("predict", disc_slide[0], *options[:2], "--device", "cuda:9", "--out", tmp_path)
+    assert done.returncode == 2
+    assert_clear(done, "cuda:9", "cpu")
+
+
+@pytest.mark.parametrize("fmt", ["geojson", "geojson.gz"])
+def test_other_formats_hold_the_same_collection(disc_slide, options, tmp_path, fmt):  # noqa: F811
+    done = run("predict", disc_slide[0], "--out", tmp_path, "--format", fmt, *options)
+    assert done.returncode == 0, done.stderr
+    file = Path(done.stdout.strip())
+    assert file.name == f"discs.{fmt}"
+    if fmt == "geojson":
+        collection = json.loads(file.read_text())
+        summary = json.loads((file.parent / "summary.json").read_text())
+        assert len(collection["features"]) == summary["nuclei"] > 100
+
+
+def test_help_names_every_command_without_loading_torch():
+    done = run("--help")
+    assert done.returncode == 0
+    for command in ("predict", "simulate", "orion", "gate"):
+        assert command in done.stdout
+    probe = subprocess.run(
+        [sys.executable, "-c", "import sys, lymphinfer.cli.app; print('torch' in sys.modules)"],
+        capture_output=True, text=True, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    assert probe.stdout.strip() == "False", probe.stderr

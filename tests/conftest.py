@@ -1,0 +1,32 @@
+"""Where the shared data lies, and small bundles made on the spot."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread_a_worker() -> None:
+    """Tests run beside each other; more threads than cores only slow them down."""
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Openly licensed data that is not part of the project: ``$LYMPHINFER_SHARED/data``."""
+    root = Path(os.environ.get("LYMPHINFER_SHARED", REPOSITORY.parent / "shared"))
+    if not (root / "data").is_dir():
+        pytest.skip(f"no shared data in {root}; set LYMPHINFER_SHARED to its folder")
+    return root / "data"
+
+
+@pytest.fixture(scope="session")
+def real_slide(shared_data: Path) -> Path:
+    return shared_data / "slides" / "CMU-1-Small-Region.svs"

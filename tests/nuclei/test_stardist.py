@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from lymphinfer.nuclei.detector import polygon_centroids
+from lymphinfer.nuclei.stardist.decode import StarPolygons, decode
+from lymphinfer.nuclei.stardist.detector import (
+    RECEPTIVE_RADIUS_PX,
+    StarDistDetector,
+    pool_over_rays,
+)
+from lymphinfer.nuclei.stardist.infer import predict_dense
+from lymphinfer.nuclei.stardist.loss import stardist_loss
+from lymphinfer.nuclei.stardist.network import (
+    StarDistConfig,
+    StarDistNet,
+    StarDistOutput,
+    fold_batch_norm,
+)
+from lymphinfer.nuclei.stardist.targets import object_probability, star_targets
+
+
+def discs(size: int = 128, radius: int = 9) -> np.ndarray:
+    """Label image of well separated discs."""
+    yy, xx = np.mgrid[:size, :size]
+    labels = np.zeros((size, size), np.int32)
+    for i, (cy, cx) in enumerate([(30, 30), (30, 80), (80, 40), (90, 95), (60, 62)], start=1):
+        labels[(yy - cy) ** 2 + (xx - cx) ** 2 <= radius**2] = i
+    return labels
+
+
+def small_net(**changes) -> StarDistNet:
+    torch.manual_seed(0)
+    return StarDistNet(StarDistConfig(n_filter_base=8, n_conv_after_unet=16, **changes)).eval()
+
+
+def test_the_default_network_has_the_parameter_count_of_stardists_own():
+    net = StarDistNet(StarDistConfig())
+    assert sum(p.numel() for p in net.parameters()) == 1_425_761
+
+
+def test_an_input_whose_sides_do_not_fit_the_stride_is_refused_with_the_stride_named():
+    with pytest.raises(ValueError, match="multiples of 16"):
+        small_net()(torch.zeros(1, 3, 40, 64))
+
+
+def test_folding_batch_normalisation_leaves_the_function_as_it_is():
+    net = small_net(batch_norm=True, n_markers=1).train()
+    for _ in range(3):
+        net(torch.rand(2, 3, 64, 64))
+    net.eval()
+    x = torch.rand(1, 3, 64, 64)
+    plain = fold_batch_norm(net)
+    with torch.inference_mode():
+        for before, after in zip(net(x), plain(x), strict=True):
+            torch.testing.assert_close(before, after, atol=1e-4, rtol=1e-4)
+    assert not any("norm" in key for key in plain.state_dict())
+
+
+def test_true_targets_decode_to_the_nuclei_they_came_from():
+    from stardist.matching import matching
+
+    labels = discs()
+    targets = star_targets(labels, object_probability(labels), n_rays=32, grid=2)
+    found = decode(targets.prob, targets.dist, grid=2, prob_threshold=0.5, nms_threshold=0.4)
+    assert len(found) == labels.max()
+    score = matching(labels, found.label_image(labels.shape), thresh=0.8)
+    assert (score.tp, score.fp, score.fn) == (5, 0, 0)
+    centers = polygon_centroids(found.vertices())
+    truth = np.array([(30, 30), (80, 30), (40, 80), (95, 90), (62, 60)])
+    distance = np.linalg.norm(truth[:, None] - centers[None], axis=-1).min(axis=1)
+    assert distance.max() < 1.0
+
+
+def test_targets_of_a_crop_with_margin_equal_those_of_the_whole_image():
+    labels = discs()
+    prob = object_probability(labels)
+    whole = star_targets(labels, prob, n_rays=16, grid=2)
+    crop = star_targets(labels, prob, n_rays=16, grid=2, margin=32)
+    np.testing.assert_array_equal(crop.prob, whole.prob[16:-16, 16:-16])
+    np.testing.assert_array_equal(crop.instances, whole.instances[16:-16, 16:-16])
+    assert crop.dist.shape == (16, 32, 32)
+
+
+def test_decoding_agrees_with_stardists_own_suppression():
+    from stardist.nms import non_maximum_suppression
+
+    rng = np.random.default_rng(0)
+    prob = rng.random((40, 40)).astype(np.float32) ** 4
+    dist = rng.uniform(4, 6, (40, 40, 32)).astype(np.float32)
+    points, scores, _ = non_maximum_suppression(
+        dist, prob, grid=(2, 2), b=0, prob_thresh=0.5, nms_thresh=0.3
+    )
+    ours = decode(
+        prob, dist.transpose(2, 0, 1), grid=2, prob_threshold=0.5, nms_threshold=0.3
+    )
+    assert {tuple(p) for p in ours.points.astype(int)} == {(x, y) for y, x in points}
+    np.testing.assert_allclose(np.sort(ours.prob), np.sort(scores))
+
+
+def test_an_image_without_a_candidate_decodes_to_nothing():
+    found = decode(
+        np.zeros((8, 8), np.float32), np.ones((32, 8, 8), np.float32),
+        grid=2, prob_threshold=0.5, nms_threshold=0.4,
+    )  # fmt: skip
+    assert len(found) == 0
+    assert found.vertices().shape == (0, 32, 2)
+    assert found.label_image((16, 16)).sum() == 0
+
+
+def test_the_loss_falls_to_its_floor_on_a_perfect_prediction_and_ignores_unknown_markers():
+    labels = discs()
+    targets = star_targets(labels, object_probability(labels), n_rays=8, grid=2)
+    prob = torch.from_numpy(targets.prob)[None]
+    dist = torch.from_numpy(targets.dist)[None]
+    marker = torch.full((1, 1, 64, 64), -1.0)
+    weight = torch.ones(1, 64, 64)
+    perfect = StarDistOutput(
+        torch.logit(prob.clamp(1e-4, 1 - 1e-4))[:, None], dist, torch.randn(1, 1, 64, 64)
+    )
+    best = stardist_loss(perfect, prob, dist, marker, weight)
+    assert float(best.marker) == 0
+    assert float(best.dist) < 1e-3
+    worse = StarDistOutput(perfect.prob_logit + 1, dist + 2, perfect.marker_logit)
+    assert float(stardist_loss(worse, prob, dist, marker, weight).total) > float(best.total) + 0.3
+
+
+def test_a_network_learns_an_image_by_heart():
+    labels = discs(64, 6)
+    targets = star_targets(labels, object_probability(labels), n_rays=8, grid=2)
+    image = np.where(labels[..., None] > 0, [90, 40, 140], [230, 190, 210]).astype(np.float32)
+    x = torch.from_numpy(image / 255).permute(2, 0, 1)[None].float()
+    torch.manual_seed(0)
+    net = StarDistNet(StarDistConfig(n_rays=8, n_filter_base=8, n_depth=2, n_conv_after_unet=16,
+                                     batch_norm=True))  # fmt: skip
+    optimizer = torch.optim.Adam(net.parameters(), 5e-3)
+    losses = []
+    for _ in range(60):
+        loss = stardist_loss(
+            net(x),
+            torch.from_numpy(targets.prob)[None],
+            torch.from_numpy(targets.dist)[None],
+            torch.full((1, 1, 32, 32), -1.0),
+            torch.ones(1, 32, 32),
+        )
+        optimizer.zero_grad()
+        loss.total.backward()
+        optimizer.step()
+        losses.append(loss.total.item())
+    assert losses[-1] < 0.4 * losses[0]
+
+
+def test_context_beyond_the_halo_does_not_change_a_prediction():
+    """The halo that the detector asks for is the network's whole receptive field."""
+    torch.manual_seed(0)
+    net = StarDistNet(StarDistConfig(n_filter_base=4, n_conv_after_unet=8)).eval()
+    rng = np.random.default_rng(1)
+    halo = RECEPTIVE_RADIUS_PX
+    side = 2 * halo + 64
+    image = rng.integers(0, 255, (side, side, 3), dtype=np.uint8)
+    changed = rng.integers(0, 255, (side + 64, side + 64, 3), dtype=np.uint8)
+    changed[32:-32, 32:-32] = image
+    inner = predict_dense(net, image[None])[0].dist[:, halo // 2 : -halo // 2, halo // 2 : -halo // 2]
+    outer_halo = (halo + 32) // 2
+    outer = predict_dense(net, changed[None])[0].dist[
+        :, outer_halo:-outer_halo, outer_halo:-outer_halo
+    ]
+    np.testing.assert_allclose(inner, outer, atol=1e-5)
+
+
+def test_the_detector_returns_polygons_in_tile_pixels_whatever_its_own_pixel_size():
+    class Painted(StarDistDetector):
+        """Decodes true targets of discs instead of a network's output."""
+
+    labels = discs()
+    targets = star_targets(labels, object_probability(labels), n_rays=32, grid=2)
+    from lymphinfer.nuclei.stardist.detector import TilePrediction
+    from lymphinfer.nuclei.stardist.infer import DensePrediction
+
+    dense = DensePrediction(targets.prob, targets.dist, None)
+    detector = Painted(
+        small_net(), mpp=0.5, working_mpp=0.25, prob_threshold=0.5, nms_threshold=0.4
+    )
+    centers = polygon_centroids(detector.decode(TilePrediction(dense, 0.5)).polygons)
+    # The disc around pixel (30, 30) covers [21, 40) at 0.5 um/px: its centre is 30.5, 61 at 0.25.
+    assert np.abs(centers - [61, 61]).max(axis=1).min() < 1
+
+
+def test_pooling_over_rays_is_the_mean_over_the_nucleus():
+    yy, xx = np.mgrid[:64, :64].astype(np.float32)
+    polygons = StarPolygons(
+        np.array([[60, 60]], np.float32), np.full((1, 32), 20, np.float32), np.ones(1, np.float32)
+    )
+    squared = (xx - 30) ** 2 + (yy - 30) ** 2
+    pooled = pool_over_rays(np.stack([xx, squared]), polygons, grid=2)
+    assert pooled[0, 0] == pytest.approx(30, abs=0.3)
+    # The mean of r² over a disc of radius R is R² / 2; 10 output pixels here.
+    assert pooled[0, 1] == pytest.approx(50, rel=0.1)

@@ -1,0 +1,107 @@
+"""A bundle whose detector really finds dark discs, made without training, and slides of discs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+from lymphinfer.bundles.schema import Evidence, MarkerSpec
+from lymphinfer.bundles.writing import write_bundle
+from lymphinfer.markers.classifier import ClassifierConfig, MarkerClassifier
+from lymphinfer.nuclei.stardist.network import StarDistConfig, StarDistNet
+
+MPP = 0.325
+RADIUS_PX = 8
+
+
+def disc_detector() -> StarDistNet:
+    """A StarDist network set by hand: darkness, box-blurred, is the object probability.
+
+    Filter 0 carries 1 - red through the levels without poolings inside the U-Net (depth 1 keeps the
+    skip), the features average it over 3x3, and every ray has the same length.
+    """
+    net = StarDistNet(StarDistConfig(n_rays=16, n_filter_base=4, n_depth=1, n_conv_after_unet=4))
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.zero_()
+
+        def pass_through(name: str, channel_in: int = 0) -> None:
+            net.blocks[name].conv.weight[0, channel_in, :, :] = 1 / 9
+
+        first = net.blocks["conv2d"].conv
+        first.weight[0, 0, 1, 1] = -1.0
+        first.bias[0] = 1.0
+        pass_through("conv2d_1")
+        pass_through("down_level_0_no_0")
+        pass_through("down_level_0_no_1")
+        # After concatenation [up, skip] the skip begins behind the up-sampled channels.
+        pass_through("up_level_0_no_0", channel_in=net.blocks["middle_2"].conv.out_channels)
+        pass_through("up_level_0_no_2")
+        pass_through("features")
+        net.prob.weight[0, 0] = 30.0
+        net.prob.bias[0] = -15.0
+        net.dist.bias[:] = float(RADIUS_PX)
+    return net.eval()
+
+
+@pytest.fixture(scope="session")
+def disc_bundle(tmp_path_factory) -> Path:
+    torch.manual_seed(0)
+    net = disc_detector()
+    classifier = MarkerClassifier(ClassifierConfig(("CD45",), backbone="test_resnet", hidden=8))
+    folder = tmp_path_factory.mktemp("bundles") / "discs"
+    write_bundle(
+        folder,
+        modules={"stardist.safetensors": net, "classifier.safetensors": classifier},
+        header={"name": "discs", "version": "1", "summary": "finds dark discs", "licence": "none",
+                "panel": "t-cell", "mpp": MPP, "hierarchy": "conditional"},
+        detector={"kind": "stardist", "file": "stardist.safetensors", "mpp": MPP,
+                  "prob_threshold": 0.5, "nms_threshold": 0.2, "network": net.config.to_dict()},
+        classifier={"kind": "patch", "file": "classifier.safetensors",
+                    "network": classifier.config.to_dict()},
+        markers=[
+            MarkerSpec("CD45", Evidence.MEASURED, "made"),
+            MarkerSpec("CD3e", Evidence.BASE_RATE, "made", rate=0.38),
+            MarkerSpec("CD4", Evidence.BASE_RATE, "made", rate=0.61),
+            MarkerSpec("CD8a", Evidence.BASE_RATE, "made", rate=0.46),
+        ],
+    )  # fmt: skip
+    return folder
+
+
+def disc_image(width: int, height: int, spacing: int = 40, seed: int = 0):
+    """Pink tissue with dark discs on a jittered grid; returns the image and their centres (x, y)."""
+    rng = np.random.default_rng(seed)
+    image = np.full((height, width, 3), (225, 170, 200), np.uint8)
+    image += rng.integers(0, 12, image.shape, dtype=np.uint8)
+    centers = []
+    yy, xx = np.mgrid[-10:11, -10:11]
+    disc = yy**2 + xx**2 <= RADIUS_PX**2
+    for y in range(spacing, height - spacing, spacing):
+        for x in range(spacing, width - spacing, spacing):
+            cx, cy = x + int(rng.integers(-8, 9)), y + int(rng.integers(-8, 9))
+            window = image[cy - 10 : cy + 11, cx - 10 : cx + 11]
+            window[disc] = (60, 30, 110)
+            centers.append((cx + 0.5, cy + 0.5))
+    return image, np.array(centers)
+
+
+def write_svs(path: Path, image: np.ndarray, mpp: float | None = MPP) -> Path:
+    description = "Aperio Image Library v1\r\nmade"
+    if mpp:
+        description += f"|AppMag = 20|MPP = {mpp}"
+    tifffile.imwrite(
+        path, image, tile=(256, 256), photometric="rgb", compression="jpeg",
+        compressionargs={"level": 95}, description=description, metadata=None,
+    )  # fmt: skip
+    return path
+
+
+@pytest.fixture(scope="session")
+def disc_slide(tmp_path_factory) -> tuple[Path, np.ndarray]:
+    image, centers = disc_image(1900, 1400)
+    return write_svs(tmp_path_factory.mktemp("slides") / "discs.svs", image), centers
