@@ -31,7 +31,9 @@ def label_image(bundle: Bundle, pixels: NDArray[np.uint8]) -> NDArray[np.int32]:
     """Instances (H, W) that the bundle's detector finds in an image at the working pixel size."""
     detector = bundle.detector
     if not isinstance(detector, StarDistDetector):
-        raise SystemExit("this benchmark draws StarDist's polygons; the bundle has another detector")
+        raise SystemExit(
+            "this benchmark draws StarDist's polygons; the bundle has another detector"
+        )
     from lymphinfer.nuclei.stardist.decode import decode
 
     prediction = detector.infer(pixels)

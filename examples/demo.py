@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from importlib.resources import files
+from importlib.resources import as_file, files
 from pathlib import Path
 
 import orjson
@@ -59,9 +59,8 @@ def main() -> None:
         return
     DEMO.mkdir(exist_ok=True)
     picture = DEMO / "histo.jpg"
-    with (files("stardist.data") / "images" / "histo.jpg").open("rb") as source:
-        with picture.open("wb") as target:
-            shutil.copyfileobj(source, target)
+    with as_file(files("stardist.data") / "images" / "histo.jpg") as source:
+        shutil.copyfile(source, picture)
     simulated = DEMO / "simulated.svs"
     if not simulated.exists():
         write_demo_slide(simulated, size_px=(3072, 2304))

@@ -9,7 +9,7 @@ from typing import Any
 
 import tomli_w
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from lymphinfer.bundles.loading import sha256_of
@@ -55,7 +55,8 @@ def write_bundle(
             k: (v.to(dtype) if v.is_floating_point() else v).contiguous().cpu()
             for k, v in module.state_dict().items()
         }
-        save_file(state, folder / name)
+        # Not save_file: it leaves files that only their owner may read.
+        (folder / name).write_bytes(save(state))
     rows = [
         {k: (list(v) if isinstance(v, tuple) else v) for k, v in asdict(m).items() if v is not None}
         for m in markers

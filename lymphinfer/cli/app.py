@@ -12,8 +12,12 @@ from rich.logging import RichHandler
 
 from lymphinfer import __version__
 from lymphinfer.cli import gate, orion
+from lymphinfer.cli.evaluate import evaluate
+from lymphinfer.cli.patch_size_study import patch_size_study
 from lymphinfer.cli.predict import predict
+from lymphinfer.cli.retrain import retrain
 from lymphinfer.cli.simulate import simulate
+from lymphinfer.cli.table1 import table1
 from lymphinfer.errors import LymphinferError
 
 app = typer.Typer(
@@ -25,7 +29,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(predict)
-app.command()(simulate)
+for command in (simulate, retrain, evaluate, table1, patch_size_study):
+    app.command()(command)
 app.add_typer(orion.app, name="orion")
 app.add_typer(gate.app, name="gate")
 

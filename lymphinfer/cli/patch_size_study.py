@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -41,7 +42,7 @@ def patch_size_study(
             out,
             sizes=size or SIZES,
             device=device,
-            say=console.print,
+            say=partial(console.print, soft_wrap=True, highlight=False),
             slide_progress=report,
             command=command_line(
                 "patch-size-study", cohort=cohort, gates=gates, config=config, out=out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -61,7 +62,7 @@ def retrain(
             out,
             work=work,
             device=device,
-            say=console.print,
+            say=partial(console.print, soft_wrap=True, highlight=False),
             slide_progress=report,
             command=command_line("retrain", cohort=cohort, gates=gates, config=config, out=out),
         )

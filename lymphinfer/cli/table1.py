@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -46,7 +47,7 @@ def table1(
             backbones=backbone or (),
             keys=row or (),
             device=device,
-            say=console.print,
+            say=partial(console.print, soft_wrap=True, highlight=False),
             slide_progress=report,
             command=command_line("table1", cohort=cohort, gates=gates, config=config, out=out),
         )

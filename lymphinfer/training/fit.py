@@ -20,7 +20,6 @@ from torch.utils.data import DataLoader, Subset
 from lymphinfer.errors import DataError, LymphinferError
 from lymphinfer.markers.classifier import MarkerClassifier, masked_bce
 from lymphinfer.nuclei.stardist.train import learning_rate_factor
-from lymphinfer.training import metrics
 from lymphinfer.training.checkpoint import (
     BEST,
     LOG,
@@ -40,12 +39,12 @@ from lymphinfer.training.data import (
     epoch_order,
     window_rows,
 )
-from lymphinfer.training.device import AUTOCAST, make_accelerator
+from lymphinfer.training.device import make_accelerator
 from lymphinfer.training.fingerprint import run_fingerprint
 from lymphinfer.training.losses import positive_weights
-from lymphinfer.training.predictions import predict_stores
 from lymphinfer.training.report import Reporter
 from lymphinfer.training.start import build_classifier
+from lymphinfer.training.validation import validate
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +122,6 @@ class Trainer:
             if self.accelerator.scaler is not None and state.scaler:
                 self.accelerator.scaler.load_state_dict(state.scaler)
         self.model, self.optimizer = self.accelerator.prepare(self.net, optimizer)
-        self.autocast = AUTOCAST[self.accelerator.mixed_precision]
         self.positive_weight = (
             torch.from_numpy(weights).to(self.accelerator.device) if fit.weighted else None
         )
@@ -258,24 +256,9 @@ class Trainer:
     def _validate(self) -> dict[str, Any]:
         """Close the epoch: score the validation set and keep the weights if they are the best."""
         state = self.state
-        logits = predict_stores(
-            self.net,
-            self.val,
-            device=self.accelerator.device,
-            autocast=self.autocast,
-            batch_size=2 * self.config.fit.batch_size,
-            accelerator=self.accelerator,
+        mean, aurocs = validate(
+            self.net, self.val, self.accelerator, batch_size=2 * self.config.fit.batch_size
         )
-        by_marker = [
-            metrics.auroc(self.val.labels[:, i], logits[:, i]) for i in range(logits.shape[1])
-        ]
-        known = [a for a in by_marker if math.isfinite(a)]
-        if not known:
-            raise DataError(
-                "no marker has both positive and negative cells among the validation patients; "
-                "assign other patients to validation ([data] splits) or look at the gates"
-            )
-        mean = float(np.mean(known))
         if mean > state.best_auroc:
             state.best_auroc, state.best_epoch = mean, state.epoch
             if self.accelerator.is_main_process:
@@ -286,10 +269,7 @@ class Trainer:
             "step": state.step,
             "train_loss": state.loss_sum / max(state.epoch_step, 1),
             "auroc": mean,
-            "aurocs": {
-                name: (a if math.isfinite(a) else None)
-                for name, a in zip(self.val.panel, by_marker, strict=True)
-            },
+            "aurocs": aurocs,
         }
         state.history.append(row)
         state.epoch, state.epoch_step, state.loss_sum = state.epoch + 1, 0, 0.0

@@ -11,9 +11,9 @@ from lymphinfer.cells.files import atomic_write
 from lymphinfer.errors import DataError
 from lymphinfer.training.config import RetrainConfig
 from lymphinfer.training.config_file import replace_section
-from lymphinfer.training.inputs import make_stores, network_problems, open_inputs
+from lymphinfer.training.inputs import network_problems, open_inputs
 from lymphinfer.training.paper import PATCH_SIZE_AUROC
-from lymphinfer.training.trial import TrialResult, run_trial
+from lymphinfer.training.trial import TrialResult, run_trial, shared_stores
 
 SIZES = (32, 48, 64, 80, 96, 112, 128, 144)
 MARKDOWN, CSV = "patch_sizes.md", "patch_sizes.csv"
@@ -77,7 +77,7 @@ def run_patch_size_study(
     done: list[tuple[int, TrialResult]] = []
     for number, (size, setting) in enumerate(zip(sizes, settings, strict=True), start=1):
         say(f"size {number} of {len(sizes)}: {size} px")
-        stores = make_stores(inputs, setting.data, out, progress=slide_progress)
+        stores = shared_stores(setting, inputs, out, device, slide_progress)
         result = run_trial(
             f"{size}px", setting, inputs, stores, out / "sizes", device=device, progress=progress
         )

@@ -11,7 +11,6 @@ from typing import Any
 
 from lymphinfer.bundles.registry import find_bundle
 from lymphinfer.bundles.schema import MANIFEST, BundleManifest, read_manifest
-from lymphinfer.errors import LymphinferError
 from lymphinfer.training.bundle import CARD, Trained, make_bundle, stored_precision
 from lymphinfer.training.calibrate import calibrate, read_calibration, write_calibration
 from lymphinfer.training.config import RetrainConfig
@@ -138,17 +137,15 @@ def retrain(
         return RetrainResult(read_manifest(out), None, folder) if main else None
 
     if main:
-        before = inputs.fingerprint()
         done = ledger.run(
             "check",
-            before,
+            inputs.fingerprint(),
             lambda: open_inputs(cohort, gates, config, thorough=True, progress=slide_progress),
             [],
         )
         say(f"check: {len(inputs.cohort.slides)} slides" + ("" if done else " (done before)"))
-        make_stores(inputs, config.data, folder, progress=slide_progress)
-    accelerator.wait_for_everyone()
-    stores = make_stores(inputs, config.data, folder) if main or stores_are_shared(folder) else {}
+    with accelerator.main_process_first():
+        stores = make_stores(inputs, config.data, folder, progress=slide_progress)
     say("patches: " + ", ".join(f"{len(v)} slides for {k}" for k, v in stores.items()))
     fitted = fit_stores(config, stores, folder, device=device, progress=progress)
     if not main:
@@ -158,21 +155,6 @@ def retrain(
         f"{fitted.state.best_auroc:.4f}; began from {fitted.state.start}"
     )
     return _finish(inputs, config, stores, fitted, out, folder, ledger, whole, device, say, command)
-
-
-def stores_are_shared(folder: Path) -> bool:
-    """Whether this process sees what the first one wrote.
-
-    Raises
-    ------
-    LymphinferError
-        It does not.
-    """
-    if not folder.is_dir():
-        raise LymphinferError(
-            f"{folder} is not seen by every process: put --out on storage that all machines share"
-        )
-    return True
 
 
 def _settings(config: RetrainConfig) -> dict[str, Any]:

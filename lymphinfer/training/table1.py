@@ -11,9 +11,9 @@ from lymphinfer.cells.files import atomic_write
 from lymphinfer.errors import DataError
 from lymphinfer.training.config import RetrainConfig
 from lymphinfer.training.config_file import replace_section
-from lymphinfer.training.inputs import make_stores, network_problems, open_inputs
+from lymphinfer.training.inputs import network_problems, open_inputs
 from lymphinfer.training.paper import TABLE_1, PaperRow, rows_of
-from lymphinfer.training.trial import TrialMarker, TrialResult, run_trial
+from lymphinfer.training.trial import TrialMarker, TrialResult, run_trial, shared_stores
 
 Say = Callable[[str], None]
 MARKDOWN, CSV = "table1.md", "table1.csv"
@@ -102,7 +102,7 @@ def run_table1(
     if problems:
         raise DataError("\n".join(problems))
     inputs = open_inputs(cohort, gates, settings[0], detector=False)
-    stores = make_stores(inputs, config.data, out, progress=slide_progress)
+    stores = shared_stores(config, inputs, out, device, slide_progress)
     done: list[tuple[PaperRow, TrialResult]] = []
     for number, (row, setting) in enumerate(zip(rows, settings, strict=True), start=1):
         say(f"row {number} of {len(rows)}: {row.key}")

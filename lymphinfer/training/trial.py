@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from lymphinfer.training.device import AUTOCAST, make_accelerator
 from lymphinfer.training.evaluate import measure_predictions
 from lymphinfer.training.fingerprint import run_fingerprint
 from lymphinfer.training.fit import Trainer
-from lymphinfer.training.inputs import Inputs, open_split
+from lymphinfer.training.inputs import Inputs, make_stores, open_split
 from lymphinfer.training.plan import parameter_count
 from lymphinfer.training.predictions import predict_stores
 from lymphinfer.training.scorer import trained_scorer
@@ -75,6 +76,18 @@ class TrialResult:
     start: str
     split: str
     markers: tuple[TrialMarker, ...]
+
+
+def shared_stores(
+    config: RetrainConfig,
+    inputs: Inputs,
+    out: Path,
+    device: str,
+    progress: Callable[[str, int, int], None] | None,
+) -> dict[str, list[Path]]:
+    """Make the patch stores (`make_stores`) in the first process, while the others wait."""
+    with make_accelerator(config.fit.precision, device).main_process_first():
+        return make_stores(inputs, config.data, out, progress=progress)
 
 
 def run_trial(

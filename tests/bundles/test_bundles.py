@@ -96,7 +96,7 @@ def test_weights_of_another_network_are_refused(folder):
 def test_an_unknown_name_lists_the_known_ones(folder, monkeypatch):
     monkeypatch.setenv("LYMPHINFER_WEIGHTS", str(folder.parent))
     assert find_bundle("tiny") == folder
-    with pytest.raises(BundleError, match="known bundles: .*tiny"):
+    with pytest.raises(BundleError, match=r"known bundles: .*tiny"):
         find_bundle("he-v999")
 
 

@@ -25,7 +25,9 @@ MARKERS = ("CD45", "CD3e", "CD4", "CD8a")
 def test_the_loss_is_the_mean_over_markers_of_the_known_labels_cross_entropy():
     torch.manual_seed(0)
     logits = torch.randn(6, 3)
-    labels = torch.tensor([[1, 0, -1], [0, 1, -1], [1, -1, -1], [0, 0, -1], [1, 1, -1], [1, -1, -1]])
+    labels = torch.tensor(
+        [[1, 0, -1], [0, 1, -1], [1, -1, -1], [0, 0, -1], [1, 1, -1], [1, -1, -1]]
+    )
     expected = []
     for m in range(2):
         known = labels[:, m] >= 0
@@ -63,7 +65,7 @@ def test_four_heads_share_a_backbone_or_have_one_each(independent):
 
 
 def test_an_unknown_backbone_is_named_with_near_ones():
-    with pytest.raises(BundleError, match="convnext_huge.*convnext"):
+    with pytest.raises(BundleError, match=r"convnext_huge.*convnext"):
         build_backbone("convnext_huge")
 
 

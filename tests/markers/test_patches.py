@@ -18,7 +18,9 @@ def test_patches_equal_plain_slices_of_the_tile():
     rng = np.random.default_rng(0)
     tile = rng.integers(0, 255, (160, 180, 3), dtype=np.uint8)
     centers = rng.uniform(20, 140, (50, 2))
-    for patch, (x, y) in zip(cut_patches(tile, centers, 32), np.rint(centers).astype(int), strict=True):
+    for patch, (x, y) in zip(
+        cut_patches(tile, centers, 32), np.rint(centers).astype(int), strict=True
+    ):
         np.testing.assert_array_equal(patch, tile[y - 16 : y + 16, x - 16 : x + 16])
 
 

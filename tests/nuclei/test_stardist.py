@@ -93,9 +93,7 @@ def test_decoding_agrees_with_stardists_own_suppression():
     points, scores, _ = non_maximum_suppression(
         dist, prob, grid=(2, 2), b=0, prob_thresh=0.5, nms_thresh=0.3
     )
-    ours = decode(
-        prob, dist.transpose(2, 0, 1), grid=2, prob_threshold=0.5, nms_threshold=0.3
-    )
+    ours = decode(prob, dist.transpose(2, 0, 1), grid=2, prob_threshold=0.5, nms_threshold=0.3)
     assert {tuple(p) for p in ours.points.astype(int)} == {(x, y) for y, x in points}
     np.testing.assert_allclose(np.sort(ours.prob), np.sort(scores))
 
@@ -162,7 +160,9 @@ def test_context_beyond_the_halo_does_not_change_a_prediction():
     image = rng.integers(0, 255, (side, side, 3), dtype=np.uint8)
     changed = rng.integers(0, 255, (side + 64, side + 64, 3), dtype=np.uint8)
     changed[32:-32, 32:-32] = image
-    inner = predict_dense(net, image[None])[0].dist[:, halo // 2 : -halo // 2, halo // 2 : -halo // 2]
+    inner = predict_dense(net, image[None])[0].dist[
+        :, halo // 2 : -halo // 2, halo // 2 : -halo // 2
+    ]
     outer_halo = (halo + 32) // 2
     outer = predict_dense(net, changed[None])[0].dist[
         :, outer_halo:-outer_halo, outer_halo:-outer_halo

@@ -74,7 +74,7 @@ def disc_bundle(tmp_path_factory) -> Path:
 
 
 def disc_image(width: int, height: int, spacing: int = 40, seed: int = 0):
-    """Pink tissue with dark discs on a jittered grid; returns the image and their centres (x, y)."""
+    """Pink tissue with dark discs on a jittered grid, and their centres (x, y)."""
     rng = np.random.default_rng(seed)
     image = np.full((height, width, 3), (225, 170, 200), np.uint8)
     image += rng.integers(0, 12, image.shape, dtype=np.uint8)

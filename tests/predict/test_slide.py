@@ -173,7 +173,7 @@ def test_a_slide_without_pixel_size_asks_for_it_and_takes_it(disc_bundle, tmp_pa
     assert result.n_nuclei == len(centers)
 
 
-@pytest.mark.parametrize("mpp", [0.01, 5.0])
+@pytest.mark.parametrize("mpp", [0.01, 5.5])
 def test_an_absurd_pixel_size_is_refused_with_its_value(disc_slide, disc_bundle, tmp_path, mpp):
     with pytest.raises(PixelSizeError, match=str(mpp)):
         predict_slide(disc_slide[0], tmp_path, settings=settings(disc_bundle, mpp=mpp))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
+from training_made import Case, retrain_config
 
 from lymphinfer.bundles.schema import Evidence, MarkerSpec
 from lymphinfer.bundles.writing import write_bundle
@@ -16,44 +17,13 @@ from lymphinfer.orion.gates_file import write_gates
 from lymphinfer.orion.gating import propose_cohort
 from lymphinfer.panel import TCELL_PANEL
 from lymphinfer.simulate.cohort import simulate_cohort
-from lymphinfer.training.config import RetrainConfig
-from lymphinfer.training.config_file import parse_config
 from lymphinfer.training.retrain import RetrainResult, retrain
-
-
-@dataclass(frozen=True)
-class Case:
-    """What a retraining is given."""
-
-    cohort: Path
-    gates: Path
-    config: RetrainConfig
-
-
-def retrain_config(detector: Path, **sections: dict[str, object]) -> RetrainConfig:
-    values: dict[str, dict[str, object]] = {
-        "data": {"patch_px": 32, "cells_per_patient": 200},
-        "model": {"backbone": "test_resnet", "hidden": 8, "pretrained": "no"},
-        "fit": {
-            "batch_size": 16,
-            "accumulation": 1,
-            "epochs": 2,
-            "workers": 0,
-            "learning_rate": 2e-3,
-            "precision": "no",
-            "checkpoint_steps": 5,
-        },
-        "bundle": {"detector": str(detector), "bootstrap": 50},
-    }
-    for name, table in sections.items():
-        values[name] |= table
-    return parse_config(values)
 
 
 @pytest.fixture(scope="session")
 def base_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
-    network = StarDistConfig(n_filters=4) if "n_filters" in NETWORK_FIELDS else StarDistConfig()
+    network = StarDistConfig()
     folder = tmp_path_factory.mktemp("bundles") / "base"
     write_bundle(
         folder,
@@ -74,14 +44,11 @@ def base_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-NETWORK_FIELDS = StarDistConfig.__dataclass_fields__
-
-
 @pytest.fixture(scope="session")
 def case(tmp_path_factory: pytest.TempPathFactory, base_bundle: Path) -> Case:
     root = tmp_path_factory.mktemp("simulated")
     cohort, gates = root / "cohort", root / "gates.toml"
-    simulate_cohort(cohort, 4, 640, 5, imbalance="rich", workers=1)
+    simulate_cohort(cohort, 4, 512, 5, imbalance="rich", workers=1)
     write_gates(gates, propose_cohort(open_cohort(cohort), TCELL_PANEL)[0])
     return Case(cohort, gates, retrain_config(base_bundle))
 

@@ -131,7 +131,7 @@ def test_weights_that_cannot_be_had_are_an_error_or_a_warning(monkeypatch, caplo
 
     monkeypatch.setattr(timm, "create_model", offline)
     auto = ModelConfig(backbone="test_resnet", hidden=8, pretrained="auto")
-    net, start = build_classifier(auto, ("m",), 32)
+    _, start = build_classifier(auto, ("m",), 32)
     assert "random" in start
     assert "no route to host" in caplog.text
     with pytest.raises(BundleError, match="backbone_weights"):

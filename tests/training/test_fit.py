@@ -74,7 +74,7 @@ def test_it_learns(reference):
 
 
 # Before the first checkpoint, within an epoch, at its end, and in the last.
-@pytest.mark.parametrize("step", [1, 5, 7, 8, 19])
+@pytest.mark.parametrize("step", [1, 5, 7, 19])
 def test_a_killed_run_ends_with_the_same_curve_and_weights(
     sets, reference, tmp_path, monkeypatch, step
 ):
@@ -93,6 +93,7 @@ def test_a_killed_run_ends_with_the_same_curve_and_weights(
     assert all(torch.equal(one[k], two[k]) for k in one)
 
 
+@pytest.mark.slow
 def test_kill_9_of_a_process_changes_nothing(sets, reference, tmp_path):
     folder, _ = reference
     script = (
@@ -143,7 +144,7 @@ def test_it_stops_once_validation_no_longer_rises(sets, tmp_path, monkeypatch):
             values[key] = next(rising) if len(values) % 4 == 0 else list(values.values())[-1]
         return values[key]
 
-    monkeypatch.setattr("lymphinfer.training.fit.metrics.auroc", auroc)
+    monkeypatch.setattr("lymphinfer.training.validation.metrics.auroc", auroc)
     result = train(sets, tmp_path, epochs=6, patience=2)
     assert len(result.state.history) == 4
     assert result.state.best_epoch == 1

@@ -1,16 +1,22 @@
 """A gated cohort becomes a bundle; a kill in any stage does not change which."""
 
 import hashlib
+import os
+import pkgutil
 import shutil
+import subprocess
+import sys
 import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tomli_w
-from conftest import retrain_config
+from training_made import retrain_config
 
 from lymphinfer.bundles.loading import load_bundle
 from lymphinfer.errors import DataError
+from lymphinfer.orion.cohort import open_cohort
 from lymphinfer.training import retrain as module
 from lymphinfer.training.fit import Trainer
 from lymphinfer.training.plan import plan_retrain
@@ -74,7 +80,7 @@ def test_a_lost_bundle_is_made_again_without_training(case, trained, monkeypatch
 
 
 def dying(monkeypatch, where, name, after=0):
-    """Replace a function by one that dies at its call number `after`, before or after its work."""
+    """Replace a function by one that dies at its call number `after`."""
     original = getattr(where, name)
     calls = iter(range(10_000))
 
@@ -91,9 +97,7 @@ def dying(monkeypatch, where, name, after=0):
     [
         ("lymphinfer.orion.patch_writer.PatchWriter", "finish", 1),
         ("lymphinfer.training.fit.Trainer", "_step", 13),
-        ("lymphinfer.training.fit", "predict_stores", 1),
         ("lymphinfer.training.retrain", "population_of", 0),
-        ("lymphinfer.training.retrain", "write_calibration", 0),
         ("lymphinfer.training.results", "plot_evaluation", 0),
         ("lymphinfer.training.bundle", "write_card", 0),
     ],
@@ -101,14 +105,44 @@ def dying(monkeypatch, where, name, after=0):
 def test_a_kill_in_any_stage_ends_in_the_same_bundle(
     case, trained, tmp_path, monkeypatch, where, name, after
 ):
-    import pkgutil
-
     out = tmp_path / "mine"
     with monkeypatch.context() as patch:
         dying(patch, pkgutil.resolve_name(where), name, after)
         with pytest.raises(Killed):
             run(case, out)
     run(case, out)
+    assert digests(out) == digests(trained.bundle.folder)
+
+
+SCRIPT = """
+import sys, tomllib, torch
+from pathlib import Path
+torch.set_num_threads(1)
+from lymphinfer.training.config_file import parse_config
+from lymphinfer.training.retrain import retrain
+cohort, gates, config, out = map(Path, sys.argv[1:])
+settings = parse_config(tomllib.loads(config.read_text()))
+retrain(cohort, gates, settings, out, device="cpu", progress=False, command="made")
+"""
+
+
+@pytest.mark.slow
+def test_kill_9_again_and_again_ends_in_the_same_bundle(case, trained, tmp_path):
+    out, config = tmp_path / "mine", tmp_path / "config.toml"
+    config.write_text(tomli_w.dumps(case.config.to_dict()))
+    command = [sys.executable, "-c", SCRIPT, *map(str, (case.cohort, case.gates, config, out))]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    kills = 0
+    for seconds in np.arange(2.0, 60.0, 0.7):
+        process = subprocess.Popen(command, env=environment)
+        try:
+            assert process.wait(seconds) == 0
+            break
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            kills += 1
+    assert kills >= 3
     assert digests(out) == digests(trained.bundle.folder)
 
 
@@ -154,7 +188,8 @@ def test_a_marker_without_a_positive_cell_is_named(case, tmp_path):
 
 def test_two_patients_are_measured_on_validation_and_it_is_said(case, tmp_path):
     splits = tmp_path / "splits.toml"
-    splits.write_text("train = ['C1']\nval = ['C2']\n")
+    first, second, *_ = open_cohort(case.cohort).patients
+    splits.write_text(f"train = ['{first}']\nval = ['{second}']\n")
     said = []
     config = retrain_config(case.config.bundle.detector, data={"splits": str(splits)})
     result = run(case, tmp_path / "out", config=config, say=said.append)

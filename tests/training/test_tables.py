@@ -4,7 +4,7 @@ import csv
 import io
 
 import pytest
-from conftest import retrain_config
+from training_made import retrain_config
 
 from lymphinfer.errors import DataError
 from lymphinfer.training.fit import Trainer
@@ -15,9 +15,11 @@ from lymphinfer.training.trial import TrialMarker, TrialResult
 
 
 def result(key, auroc=0.5):
-    markers = tuple(
-        TrialMarker(name, auroc, 0.4, 0.6, 0.5, 0.55, None) for name in ("CD45", "CD3e", "CD4")
-    ) + (TrialMarker("CD8a", None, None, None, None, None, None),)
+    numbers = auroc, 0.4, 0.6, 0.5, 0.55, None
+    markers = (
+        *(TrialMarker(name, *numbers) for name in ("CD45", "CD3e", "CD4")),
+        TrialMarker("CD8a", None, None, None, None, None, None),
+    )
     return TrialResult(key, 88_000_000, 3, 12.0, "random weights", "test", markers)
 
 

@@ -1,7 +1,8 @@
-"""Tiny patch stores: a positive patch is darker in one channel, by marker."""
+"""Tiny patch stores (a positive patch is darker in one channel, by marker) and configurations."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -72,3 +73,32 @@ def tiny_config(**fit: object) -> RetrainConfig:
             },
         }
     )
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a retraining is given."""
+
+    cohort: Path
+    gates: Path
+    config: RetrainConfig
+
+
+def retrain_config(detector: Path, **sections: dict[str, object]) -> RetrainConfig:
+    values: dict[str, dict[str, object]] = {
+        "data": {"patch_px": 32, "cells_per_patient": 200},
+        "model": {"backbone": "test_resnet", "hidden": 8, "pretrained": "no"},
+        "fit": {
+            "batch_size": 16,
+            "accumulation": 1,
+            "epochs": 2,
+            "workers": 0,
+            "learning_rate": 2e-3,
+            "precision": "no",
+            "checkpoint_steps": 5,
+        },
+        "bundle": {"detector": str(detector), "bootstrap": 50},
+    }
+    for name, table in sections.items():
+        values[name] |= table
+    return parse_config(values)

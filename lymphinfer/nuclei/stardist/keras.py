@@ -74,7 +74,9 @@ def read_config(values: dict[str, Any], *, source: Path) -> StarDistConfig:
     if grid[0] != grid[1] or grid[0] & (grid[0] - 1):
         problems.append(f"grid {grid} is not square and a power of two")
     if problems:
-        raise BundleError(f"{source}: this StarDist model cannot be converted: {'; '.join(problems)}")
+        raise BundleError(
+            f"{source}: this StarDist model cannot be converted: {'; '.join(problems)}"
+        )
     return StarDistConfig(
         n_rays=int(values.get("n_rays", 32)),
         grid=int(grid[0]),
@@ -123,7 +125,7 @@ def read_h5_layers(path: Path) -> dict[str, dict[str, NDArray[np.float32]]]:
 
     try:
         with h5py.File(path) as file:
-            (file["model_weights"] if "model_weights" in file else file).visititems(visit)
+            file.get("model_weights", file).visititems(visit)
     except OSError as error:
         raise BundleError(f"{path}: not a readable Keras weight file ({error})") from error
     return layers
@@ -181,7 +183,7 @@ def convert_keras(folder: Path) -> KerasStarDist:
     weights = next((folder / n for n in WEIGHT_FILES if (folder / n).is_file()), None)
     if weights is None or not config_path.is_file():
         raise BundleError(
-            f"{folder}: no StarDist model; expected config.json and one of {', '.join(WEIGHT_FILES)}"
+            f"{folder}: no StarDist model; expected config.json and {' or '.join(WEIGHT_FILES)}"
         )
     try:
         config = read_config(json.loads(config_path.read_text("utf-8")), source=config_path)

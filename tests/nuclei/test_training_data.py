@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+from stardist.matching import matching
+
+from lymphinfer.errors import DataError
+from lymphinfer.nuclei.augment import Augmentation, Crop, perturb_stain, random_crop
+from lymphinfer.nuclei.datasets import read_annotated, read_folder, split_touching
+from lymphinfer.nuclei.metrics import score_segmentation
+from lymphinfer.nuclei.stardist.network import StarDistConfig
+from lymphinfer.nuclei.stardist.targets import object_probability
+from lymphinfer.nuclei.stardist.train import (
+    CropDataset,
+    TrainConfig,
+    Trainer,
+    learning_rate_factor,
+    pool_over_instances,
+)
+
+STILL = Augmentation(scale=(1, 1), rotate=0, stain=0, stain_vectors=0, brightness=0, blur=0, jpeg=0,
+                     noise=0)  # fmt: skip
+
+
+def write_image(folder, name="a", size=96):
+    yy, xx = np.mgrid[:size, :size]
+    labels = np.zeros((size, size), np.uint16)
+    labels[(yy - 30) ** 2 + (xx - 30) ** 2 < 80] = 7
+    labels[(yy - 60) ** 2 + (xx - 64) ** 2 < 100] = 9
+    image = np.where(labels[..., None] > 0, (90, 50, 130), (230, 190, 210)).astype(np.uint8)
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(folder / f"{name}.png")
+    np.savez(folder / f"{name}.npz", inst_map=labels, nucleus_id=np.array([7, 9]),
+             class7=np.array([2, 4]))  # fmt: skip
+    return folder / f"{name}.png"
+
+
+def test_labels_become_consecutive_and_keep_their_class(tmp_path):
+    item = read_annotated(write_image(tmp_path))
+    assert item.n_nuclei == 2
+    assert item.leukocyte.tolist() == [-1, 1, 0]
+    assert item.instances[30, 30] == 1 and item.instances[60, 64] == 2
+
+
+def test_an_image_without_labels_or_of_another_size_is_named(tmp_path):
+    path = write_image(tmp_path)
+    path.with_suffix(".npz").unlink()
+    with pytest.raises(DataError, match="no labels beside it"):
+        read_annotated(path)
+    Image.fromarray(np.zeros((5, 5), np.uint8)).save(tmp_path / "a_mask.png")
+    with pytest.raises(DataError, match="differ in size"):
+        read_annotated(path)
+    with pytest.raises(DataError, match="no annotated image"):
+        read_folder(tmp_path / "nothing")
+
+
+def test_two_touching_discs_are_cut_apart_and_a_lone_one_is_not():
+    yy, xx = np.mgrid[:80, :120]
+    mask = np.zeros((80, 120), bool)
+    for cx, cy in ((25, 40), (47, 40), (95, 40)):
+        mask |= (xx - cx) ** 2 + (yy - cy) ** 2 <= 13**2
+    labels = split_touching(mask)
+    assert labels.max() == 3
+    assert len({labels[40, 25], labels[40, 47], labels[40, 95]}) == 3
+    assert ((labels > 0) == mask).all()
+
+
+def test_image_and_labels_stay_together_under_augmentation(tmp_path):
+    item = read_annotated(write_image(tmp_path))
+    source = Crop(item.image, item.instances, object_probability(item.instances))
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(20):
+        crop = random_crop(source, size_px=64, zoom=1.0, rng=rng, augmentation=Augmentation())
+        assert crop.image.shape == (64, 64, 3)
+        inside = crop.prob > 0.4
+        assert (crop.instances[inside] > 0).all()
+        if inside.any():
+            hits += 1
+            assert crop.image[inside][:, 0].mean() < 150
+    assert hits > 5
+
+
+def test_stain_perturbation_at_zero_strength_changes_nothing_and_white_stays_bright():
+    rng = np.random.default_rng(0)
+    image = rng.integers(30, 255, (32, 32, 3), dtype=np.uint8)
+    same = perturb_stain(image, rng, STILL)
+    assert np.abs(same.astype(int) - image).max() <= 1
+    white = np.full((8, 8, 3), 255, np.uint8)
+    assert perturb_stain(white, rng, Augmentation(brightness=0)).min() >= 250
+
+
+def test_pooling_over_instances_is_the_mean_over_each_label():
+    values = np.arange(16, dtype=np.float32).reshape(1, 4, 4)
+    instances = np.array([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 2, 2], [0, 0, 2, 2]])
+    pooled = pool_over_instances(values, instances, 3)
+    assert pooled[:2, 0].tolist() == [2.5, 12.5]
+    assert np.isnan(pooled[2, 0])
+
+
+def test_scores_are_the_means_of_stardists_own_over_images():
+    truth = [np.kron(np.arange(16).reshape(4, 4), np.ones((9, 9), int)) for _ in range(2)]
+    predicted = [np.roll(t, shift, axis=1) for t, shift in zip(truth, (1, 4), strict=True)]
+    score = score_segmentation(truth, predicted)
+    rows = [matching(t, p, thresh=0.5) for t, p in zip(truth, predicted, strict=True)]
+    assert score.pq == pytest.approx(np.mean([r.panoptic_quality for r in rows]))
+    assert score.f1_by_image == pytest.approx(np.mean([r.f1 for r in rows]))
+    perfect = score_segmentation(truth, truth)
+    assert (perfect.f1, perfect.pq, perfect.dice) == pytest.approx((1, 1, 1))
+
+
+def test_the_rate_warms_up_and_ends_at_zero():
+    factors = [learning_rate_factor(s, 200) for s in range(201)]
+    assert factors[0] == pytest.approx(0.1) and max(factors) == pytest.approx(1)
+    assert factors[-1] == pytest.approx(0, abs=1e-9)
+
+
+def test_a_run_goes_on_from_its_folder_and_learns(tmp_path):
+    for i in range(2):
+        write_image(tmp_path / "data", f"i{i}", size=160)
+    images = read_folder(tmp_path / "data")
+    config = TrainConfig(
+        network=StarDistConfig(n_rays=8, n_filter_base=4, n_depth=2, n_conv_after_unet=8,
+                               batch_norm=True, n_markers=1),
+        mpp=0.325, crop_px=64, batch_size=2, steps=4, validate_every=2, bf16=False,
+    )  # fmt: skip
+    half = TrainConfig(**{**config.__dict__, "steps": 2})
+    Trainer(half, tmp_path / "run").fit({"a": images}, images)
+    resumed = Trainer(config, tmp_path / "run")
+    assert resumed.step == 2
+    net = resumed.fit({"a": images}, images)
+    assert not net.config.batch_norm
+    assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == 2
+    assert not list((tmp_path / "run").glob("*.pt"))
+
+
+def test_crops_carry_targets_on_the_output_grid(tmp_path):
+    write_image(tmp_path, size=200)
+    config = TrainConfig(network=StarDistConfig(n_rays=8, n_markers=1), crop_px=64)
+    batch = CropDataset({"a": read_folder(tmp_path)}, config).sample(np.random.default_rng(3))
+    assert batch["image"].shape == (3, 64, 64)
+    assert batch["prob"].shape == (32, 32) and batch["dist"].shape == (8, 32, 32)
+    assert set(np.unique(batch["marker"].numpy())) <= {-1.0, 0.0, 1.0}

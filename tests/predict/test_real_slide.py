@@ -1,0 +1,71 @@
+"""The default bundle on a real slide: what a pathologist would check first."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import shapely
+from scipy.spatial import cKDTree
+
+from lymphinfer.predict.settings import PredictSettings
+from lymphinfer.predict.slide import predict_slide
+
+pytestmark = pytest.mark.slow
+MPP = 0.499
+
+
+def nuclei(path: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Ids, polygons and centroids in µm."""
+    with zipfile.ZipFile(path) as archive:
+        found = [f for n in archive.namelist() for f in json.loads(archive.read(n))["features"]]
+    rings = [shapely.Polygon(f["geometry"]["coordinates"][0]) for f in found]
+    polygons = np.array(rings, dtype=object)
+    return (
+        [f["id"] for f in found],
+        polygons,
+        shapely.get_coordinates(shapely.centroid(polygons)) * MPP,
+    )
+
+
+@pytest.fixture(scope="module")
+def reference(real_slide, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("real")
+    return predict_slide(real_slide, folder, settings=PredictSettings(device="cpu", workers=4))
+
+
+def test_nuclei_are_many_apart_and_valid_for_qupath(reference):
+    ids, polygons, centers = nuclei(reference.file)
+    assert len(ids) > 1000
+    assert len(set(ids)) == len(ids)
+    assert not cKDTree(centers).query_pairs(1.0)
+    snapped = shapely.set_precision(polygons, 0.01)
+    assert shapely.is_valid(polygons).all()
+    assert (shapely.get_type_id(snapped) == shapely.GeometryType.POLYGON).all()
+    assert not shapely.is_empty(snapped).any()
+
+
+def test_most_nuclei_lie_on_dark_pixels(reference, real_slide):
+    from lymphinfer.slides import open_slide
+
+    _, _, centers = nuclei(reference.file)
+    with open_slide(real_slide) as slide:
+        red = slide.read_region(0, 0, *slide.dimensions, slide.mpp)[..., 0].astype(float)
+    x, y = np.clip((centers / MPP).astype(int).T, 0, np.array(red.shape[::-1])[:, None] - 1)
+    assert np.median(red[y, x]) < np.median(red[red < 230]) - 30
+
+
+@pytest.mark.parametrize("changes", [{"tile_px": 512}, {"workers": 1}])
+def test_other_tiles_and_workers_see_the_same_nuclei(reference, real_slide, tmp_path, changes):
+    settings = PredictSettings(device="cpu", **{"workers": 4, **changes})
+    other = predict_slide(real_slide, tmp_path, settings=settings)
+    ids, _, a = nuclei(reference.file)
+    other_ids, _, b = nuclei(other.file)
+    for one, two in ((a, b), (b, a)):
+        distance, _ = cKDTree(one).query(two)
+        assert (distance < 1.0).mean() >= 0.995
+    if "workers" in changes:
+        assert ids == other_ids
