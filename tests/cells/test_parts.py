@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from nuclei_made import nuclei, outlines
 
 from lymphinfer.cells import parts
 from lymphinfer.cells.files import atomic_write
 from lymphinfer.cells.parts import count, is_done, list_parts, read_parts, write_part
 from lymphinfer.errors import ResultError
 from lymphinfer.panel import TCELL_PANEL
+from tests.cells.nuclei_made import nuclei, outlines
 
 EMPTY = np.empty((0, 32, 2))
 

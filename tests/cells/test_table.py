@@ -6,7 +6,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import shapely
-from nuclei_made import nuclei, outlines
 
 from lymphinfer.cells.table import (
     NAMESPACE,
@@ -21,6 +20,7 @@ from lymphinfer.cells.table import (
 from lymphinfer.errors import ResultError
 from lymphinfer.nuclei.polygons import clean
 from lymphinfer.panel import TCELL_PANEL
+from tests.cells.nuclei_made import nuclei, outlines
 
 
 def made(rings, order, **changes):

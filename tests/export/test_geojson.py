@@ -13,8 +13,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from nuclei_made import nuclei, outlines
-from qupath_rules import collections, objects_in_qupath
 
 from lymphinfer.cells.parts import read_parts, write_part
 from lymphinfer.cells.table import read_rings
@@ -23,6 +21,8 @@ from lymphinfer.export.geojson import FORMATS, features, write_geojson
 from lymphinfer.export.numerals import number_texts, ring_texts
 from lymphinfer.nuclei.polygons import Rings
 from lymphinfer.panel import TCELL_PANEL, Marker, Panel
+from tests.cells.nuclei_made import nuclei, outlines
+from tests.export.qupath_rules import collections, objects_in_qupath
 
 
 @pytest.fixture(params=FORMATS)

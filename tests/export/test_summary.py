@@ -6,11 +6,11 @@ import os
 
 import numpy as np
 import pytest
-from nuclei_made import nuclei, outlines
 
 from lymphinfer.errors import ResultError
 from lymphinfer.export.summary import Counts, summarise, write_summary
 from lymphinfer.panel import TCELL_PANEL
+from tests.cells.nuclei_made import nuclei, outlines
 
 CALLS = np.array([0, 0, 0, 1, 2, 3, 3, 4])
 PROBABILITIES = np.tile([[0.8, 0.4, 0.2, 0.1]], (8, 1))

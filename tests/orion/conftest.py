@@ -3,7 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from made_cohort import make_slide
+
+from tests.orion.made_cohort import make_slide
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-from made_cohort import make_slide, write_table
 
 from lymphinfer.errors import DataError
 from lymphinfer.orion.celltable import (
@@ -14,6 +13,7 @@ from lymphinfer.orion.celltable import (
     missing_columns,
     read_cells,
 )
+from tests.orion.made_cohort import make_slide, write_table
 
 
 @pytest.fixture

@@ -2,9 +2,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
-from made_cohort import HEIGHT, WIDTH, make_slide, write_he
 
 from lymphinfer.orion.check import check_cohort
+from tests.orion.made_cohort import HEIGHT, WIDTH, make_slide, write_he
 
 
 @pytest.fixture

@@ -1,10 +1,10 @@
 import logging
 
 import pytest
-from made_cohort import make_slide, write_he
 
 from lymphinfer.errors import DataError
 from lymphinfer.orion.cohort import open_cohort, scan_cohort
+from tests.orion.made_cohort import make_slide, write_he
 
 
 def test_partial_downloads_are_whole_and_crc33_is_one_patient(cohort_dir):

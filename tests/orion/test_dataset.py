@@ -3,7 +3,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import tifffile
-from made_cohort import make_slide
 
 from lymphinfer.errors import DataError, ResultError
 from lymphinfer.markers.patches import cut_patches
@@ -15,6 +14,7 @@ from lymphinfer.orion.gating import propose_cohort
 from lymphinfer.orion.labels import load_labelled
 from lymphinfer.orion.splits import Splits
 from lymphinfer.panel import TCELL_PANEL
+from tests.orion.made_cohort import make_slide
 
 SETTINGS = PatchSettings(patch_px=24, cells_per_patient=120)
 SPLITS = Splits(("C1", "C33"), ("C2",), ("C3",))

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
-from made_cohort import make_intensities
 
 from lymphinfer.errors import DataError
 from lymphinfer.orion.gates import AfCorrection, Gate, SlideGates
 from lymphinfer.orion.labels import apply_gate, curate, gate_values, label_cells, needed_channels
 from lymphinfer.orion.truth import label_quality, pool_quality
 from lymphinfer.panel import TCELL_PANEL
+from tests.orion.made_cohort import make_intensities
 
 GATE = Gate(10, 20, 30)
 

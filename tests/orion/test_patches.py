@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from made_cohort import HEIGHT, WIDTH, write_he
 
 from lymphinfer.markers.patches import cut_patches
 from lymphinfer.orion.patch_store import StoreCells, StoreInfo
 from lymphinfer.orion.patches import cut_store, tile_order
 from lymphinfer.slides import open_slide
+from tests.orion.made_cohort import HEIGHT, WIDTH, write_he
 
 INFO = StoreInfo("CRC01", "C1", "train", 32, 0.325, "g", ("CD45",), "f")
 
@@ -109,7 +109,7 @@ SCRIPT = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
-from test_patches import INFO, make_cells
+from tests.orion.test_patches import INFO, make_cells
 from lymphinfer.orion import patch_writer
 from lymphinfer.orion.patches import cut_store
 from lymphinfer.slides import open_slide
@@ -126,7 +126,7 @@ with open_slide(sys.argv[1]) as slide:
 
 def test_kill_9_and_the_same_command_again_end_with_the_same_store(he, tmp_path):
     path = tmp_path / "a.zarr"
-    here = str(Path(__file__).parent)
+    here = str(Path(__file__).parents[2])
     process = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, str(he), str(path), here], stdout=subprocess.PIPE, text=True
     )

@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-from made_cohort import make_intensities
 
 from lymphinfer.errors import DataError
 from lymphinfer.orion.autofluorescence import PUBLISHED_AF, AfMethod
@@ -9,6 +8,7 @@ from lymphinfer.orion.labels import label_cells
 from lymphinfer.orion.propose import propose_slide
 from lymphinfer.orion.truth import label_quality
 from lymphinfer.panel import TCELL_PANEL
+from tests.orion.made_cohort import make_intensities
 
 
 def quality(made, **options):

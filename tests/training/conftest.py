@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_made import Case, retrain_config
 
 from lymphinfer.bundles.schema import Evidence, MarkerSpec
 from lymphinfer.bundles.writing import write_bundle
@@ -18,6 +17,7 @@ from lymphinfer.orion.gating import propose_cohort
 from lymphinfer.panel import TCELL_PANEL
 from lymphinfer.simulate.cohort import simulate_cohort
 from lymphinfer.training.retrain import RetrainResult, retrain
+from tests.training.training_made import Case, retrain_config
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
-from training_made import make_sets, make_store
 
 from lymphinfer.errors import DataError
 from lymphinfer.orion import patch_writer
@@ -15,6 +14,7 @@ from lymphinfer.training.data import (
     epoch_order,
     window_rows,
 )
+from tests.training.training_made import make_sets, make_store
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_turning_and_mirroring_keep_the_pixels():
 
 
 def test_stores_of_different_sizes_are_refused(tmp_path, monkeypatch):
-    import training_made
+    from tests.training import training_made
 
     first = make_store(tmp_path / "a.zarr", patient="C1", split="train")
     monkeypatch.setattr(training_made, "SIDE", 24)

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_made import make_sets, tiny_config
 
 from lymphinfer.errors import DataError, LymphinferError
 from lymphinfer.training.checkpoint import BEST, STATE, read_log, read_state
 from lymphinfer.training.config_file import replace_section
 from lymphinfer.training.fit import Trainer
+from tests.training.training_made import make_sets, tiny_config
 
 
 @pytest.fixture(scope="module")
@@ -98,9 +98,9 @@ def test_kill_9_of_a_process_changes_nothing(sets, reference, tmp_path):
     folder, _ = reference
     script = (
         "import sys, torch, os, signal; torch.set_num_threads(1)\n"
-        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        f"sys.path.insert(0, {str(Path(__file__).parents[2])!r})\n"
         "from pathlib import Path\n"
-        "from training_made import tiny_config\n"
+        "from tests.training.training_made import tiny_config\n"
         "from lymphinfer.training.data import StoreSet\n"
         "from lymphinfer.training.fit import Trainer\n"
         "train, val, out = sys.argv[1].split(','), sys.argv[2], Path(sys.argv[3])\n"

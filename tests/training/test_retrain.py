@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tomli_w
-from training_made import retrain_config
 
 from lymphinfer.bundles.loading import load_bundle
 from lymphinfer.errors import DataError
@@ -21,6 +20,7 @@ from lymphinfer.training import retrain as module
 from lymphinfer.training.fit import Trainer
 from lymphinfer.training.plan import plan_retrain
 from lymphinfer.training.retrain import retrain
+from tests.training.training_made import retrain_config
 
 
 class Killed(BaseException):

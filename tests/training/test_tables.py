@@ -4,7 +4,6 @@ import csv
 import io
 
 import pytest
-from training_made import retrain_config
 
 from lymphinfer.errors import DataError
 from lymphinfer.training.fit import Trainer
@@ -12,6 +11,7 @@ from lymphinfer.training.paper import TABLE_1, rows_of
 from lymphinfer.training.patch_sizes import run_patch_size_study
 from lymphinfer.training.table1 import as_csv, choose_rows, markdown, row_config, run_table1
 from lymphinfer.training.trial import TrialMarker, TrialResult
+from tests.training.training_made import retrain_config
 
 
 def result(key, auroc=0.5):
