@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from lymphinfer.errors import DataError
+
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
@@ -38,9 +40,22 @@ def make_accelerator(precision: str, device: str = "auto") -> Accelerator:
     Returns
     -------
     accelerate.Accelerator
+
+    Raises
+    ------
+    DataError
+        The packages of the extra ``train`` are not installed.
     """
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState, PartialState
+    try:
+        # matplotlib is wanted hours later, for the figures: its absence is told now.
+        import matplotlib  # noqa: F401
+        from accelerate import Accelerator
+        from accelerate.state import AcceleratorState, PartialState
+    except ImportError as error:
+        raise DataError(
+            f"training needs {error.name}, which is not installed. "
+            "Run `pip install 'lymphinfer[train]'`."
+        ) from error
 
     # One process cuts patches while the others wait for it, for hours on the whole cohort.
     state = PartialState(cpu=device == "cpu", timeout=timedelta(days=7))

@@ -31,7 +31,7 @@ def new_figure(width: float, height: float) -> Any:
     except ImportError as error:
         from lymphinfer.errors import DataError
 
-        raise DataError("plots need matplotlib: pip install matplotlib") from error
+        raise DataError("plots need matplotlib: pip install 'lymphinfer[train]'") from error
     return Figure(figsize=(width, height), layout="constrained")
 
 

@@ -1,5 +1,7 @@
 """The commands say what they would do, do it, and print the numbers."""
 
+import sys
+
 import pytest
 import tomli_w
 import typer
@@ -10,6 +12,7 @@ from lymphinfer.cli.patch_size_study import patch_size_study
 from lymphinfer.cli.retrain import retrain
 from lymphinfer.cli.table1 import table1
 from lymphinfer.cli.training_words import command_line
+from lymphinfer.errors import DataError
 
 
 @pytest.fixture(scope="module")
@@ -68,3 +71,9 @@ def test_a_command_is_spelled_as_typed():
         command_line("x", out="a b", config=None, figure=True)
         == "lymphinfer x --out 'a b' --figure"
     )
+
+
+def test_without_the_extra_the_message_names_it(app, given, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    with pytest.raises(DataError, match=r"lymphinfer\[train\]"):
+        call(app, "retrain", *given, "--out", tmp_path / "mine")
