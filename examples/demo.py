@@ -66,8 +66,13 @@ def main() -> None:
         write_demo_slide(simulated, size_px=(3072, 2304))
     print(f"Examples: {picture} (real H&E; {ASSUMED_MPP} µm/px is ASSUMED, the file states none) "
           f"and {simulated} (simulated tissue).")  # fmt: skip
-    for slide, mpp in ((picture, ASSUMED_MPP), (simulated, None)):
-        result = predict(slide, *(["--mpp", mpp] if mpp else []), *arguments)
+    examples: list[tuple[Path, str | None, list[str]]] = [
+        (picture, ASSUMED_MPP, ["--mpp", ASSUMED_MPP]),
+        # Learned on simulated slides, so that all four markers can be seen at work on one.
+        (simulated, None, ["--bundle", "sim-orion-v1"]),
+    ]
+    for slide, mpp, options in examples:
+        result = predict(slide, *options, *arguments)
         print(f"Overlay: {overlay(slide, result, mpp)}")
 
 

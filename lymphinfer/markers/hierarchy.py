@@ -107,8 +107,7 @@ def call_phenotypes(
     """Name each nucleus by its deepest positive marker.
 
     A marker is positive where its probability reaches its threshold and its parent is positive, so
-    no call contradicts the hierarchy. Of two positive siblings the one further above its threshold
-    (as a ratio) is called.
+    no call contradicts the hierarchy. Of two positive siblings the more probable one is called.
 
     Parameters
     ----------
@@ -128,7 +127,7 @@ def call_phenotypes(
     may = list(callable_markers) if callable_markers is not None else [True] * len(panel)
     positive = np.zeros(p.shape, bool)
     calls = np.zeros(len(p), np.int8)
-    margin = np.zeros(len(p), np.float32)
+    best = np.zeros(len(p), np.float32)
     depth = np.zeros(len(p), np.int8)
     for i, (parent, name) in enumerate(zip(panel.parent_indices, panel.names, strict=True)):
         if not may[i]:
@@ -137,7 +136,7 @@ def call_phenotypes(
         if parent >= 0:
             positive[:, i] &= positive[:, parent]
         own_depth = len(panel.lineage(name))
-        ratio = p[:, i] / np.float32(max(thresholds[i], 1e-6))
-        better = positive[:, i] & ((depth < own_depth) | ((depth == own_depth) & (ratio > margin)))
-        calls[better], depth[better], margin[better] = i + 1, own_depth, ratio[better]
+        more_probable = (depth < own_depth) | ((depth == own_depth) & (p[:, i] > best))
+        better = positive[:, i] & more_probable
+        calls[better], depth[better], best[better] = i + 1, own_depth, p[better, i]
     return calls

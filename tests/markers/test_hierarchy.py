@@ -68,10 +68,13 @@ def test_a_call_implies_that_every_marker_of_its_lineage_is_positive(p, threshol
             assert row[i] >= np.float32(thresholds[i])
 
 
-def test_the_deepest_positive_marker_is_called_and_of_two_siblings_the_clearer_one():
+def test_the_deepest_positive_marker_is_called_and_of_two_siblings_the_more_probable_one():
     p = np.array([[0.2, 0.1, 0, 0], [0.9, 0.2, 0, 0], [0.9, 0.8, 0.6, 0.7], [0.9, 0.2, 0.9, 0.9]])
     calls = call_phenotypes(p, TCELL_PANEL, [0.5] * 4)
     assert [TCELL_PANEL.calls[c] for c in calls] == ["Other", "CD45", "CD8a", "CD45"]
+    # A rare marker's low threshold does not make it win over a sibling that is more probable.
+    calls = call_phenotypes(p[2:3], TCELL_PANEL, [0.5, 0.5, 0.02, 0.6])
+    assert TCELL_PANEL.calls[calls[0]] == "CD8a"
 
 
 def test_a_marker_without_evidence_is_never_called():
