@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from lymphinfer.errors import DataError
 from lymphinfer.orion.cohort import Cohort, open_cohort
+from lymphinfer.orion.manifest import batch_of
 from lymphinfer.orion.patches import PatchStore
 from lymphinfer.training import metrics
 from lymphinfer.training.best_possible import best_possible_auroc
@@ -55,7 +58,7 @@ def measure_predictions(
     replicates: int = 1000,
     seed: int = 0,
 ) -> Evaluation:
-    """Metrics of every marker, with intervals by patient, and AUROC by slide.
+    """Metrics of every marker, with intervals by patient, AUROC by slide and by batch.
 
     With the cohort, and where that is a simulated one, also the best possible AUROC.
     """
@@ -73,15 +76,24 @@ def measure_predictions(
         )
         for i, name in enumerate(scorer.panel.names)
     )
-    by_slide = {}
-    for slide in dict.fromkeys(stores.slides.tolist()):
-        here = stores.slides == slide
-        by_slide[slide] = {
-            name: metrics.auroc(stores.labels[here, i], predictions.final[here, i])
-            for i, name in enumerate(scorer.panel.names)
+
+    def auroc_by(groups: NDArray[np.str_]) -> dict[str, dict[str, float]]:
+        return {
+            group: {
+                name: metrics.auroc(
+                    stores.labels[groups == group, i], predictions.final[groups == group, i]
+                )
+                for i, name in enumerate(scorer.panel.names)
+            }
+            for group in dict.fromkeys(groups.tolist())
+            if group
         }
+
+    batches = {p: batch_of(p) for p in np.unique(stores.patients).tolist()}
+    named = {p: "" if b is None else f"batch {b}" for p, b in batches.items()}
+    by_batch = auroc_by(np.array([named[p] for p in stores.patients.tolist()]))
     best = best_possible_auroc(cohort, stores, scorer.panel) if cohort else {}
-    return Evaluation(scorer.name, rows, by_slide, best)
+    return Evaluation(scorer.name, rows, auroc_by(stores.slides), best, by_batch)
 
 
 def evaluate(

@@ -29,6 +29,8 @@ class Evaluation:
         In panel order.
     by_slide : dict of str to dict of str to float
         AUROC by slide and marker; NaN where a class is missing there.
+    by_batch : dict of str to dict of str to float
+        The same by ORION's staining batch; empty for patients that are not ORION's.
     best_possible : dict of str to float
         AUROC by marker that no reader of the H&E can exceed; known of simulated cells alone.
     """
@@ -37,6 +39,7 @@ class Evaluation:
     markers: tuple[MarkerMetrics, ...]
     by_slide: dict[str, dict[str, float]]
     best_possible: dict[str, float] = field(default_factory=dict)
+    by_batch: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; None for NaN."""
@@ -44,10 +47,8 @@ class Evaluation:
             "name": self.name,
             "markers": [m.to_dict() for m in self.markers],
             "best_possible_auroc": self.best_possible,
-            "auroc_by_slide": {
-                slide: {k: (None if np.isnan(v) else v) for k, v in row.items()}
-                for slide, row in self.by_slide.items()
-            },
+            "auroc_by_slide": _plain(self.by_slide),
+            "auroc_by_batch": _plain(self.by_batch),
         }
 
 
@@ -95,11 +96,18 @@ def metrics_table(evaluation: Evaluation) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _plain(groups: dict[str, dict[str, float]]) -> dict[str, dict[str, float | None]]:
+    return {
+        group: {k: (None if np.isnan(v) else v) for k, v in row.items()}
+        for group, row in groups.items()
+    }
+
+
 def slide_table(evaluation: Evaluation) -> str:
-    """AUROC of every slide as a Markdown table."""
+    """AUROC of every slide, and of every staining batch, as a Markdown table."""
     names = [m.marker for m in evaluation.markers]
     lines = ["| slide | " + " | ".join(names) + " |", "| --- " * (len(names) + 1) + "|"]
-    for slide, row in evaluation.by_slide.items():
+    for slide, row in {**evaluation.by_slide, **evaluation.by_batch}.items():
         cells = ["-" if np.isnan(row[n]) else f"{row[n]:.3f}" for n in names]
         lines.append(f"| {slide} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

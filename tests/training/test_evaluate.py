@@ -60,6 +60,10 @@ def test_files_and_pictures_are_there(written):
     assert "Best possible AUROC" in (out / METRICS_MD).read_text()
     figures = list(out.glob("figure_*.png"))
     assert len(figures) == len(result.by_slide)
+    batches = document["auroc_by_batch"]
+    assert batches and all(name.startswith("batch ") for name in batches)
+    assert len(batches) <= len(result.by_slide)
+    assert "| batch " in (out / METRICS_MD).read_text()
     for name in ("roc.png", "precision_recall.png", "calibration.png"):
         with Image.open(out / name) as picture:
             assert np.asarray(picture.convert("L")).std() > 5
