@@ -21,7 +21,7 @@ from lymphinfer.markers.calibration import Calibration
 from lymphinfer.markers.classifier import ClassifierConfig, MarkerClassifier, classify_patches
 from lymphinfer.nuclei.detector import Detection, Detector
 from lymphinfer.nuclei.stardist.detector import StarDistDetector
-from lymphinfer.nuclei.stardist.network import StarDistConfig, StarDistNet
+from lymphinfer.nuclei.stardist.network import StarDistConfig, build_network
 
 
 def sha256_of(path: Path) -> str:
@@ -30,15 +30,26 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+# What may hold a pickle: code that runs when it is read.
+PICKLES = frozenset(
+    (".bin", ".ckpt", ".dill", ".joblib", ".npy", ".npz", ".pickle", ".pk", ".pkl", ".pt", ".pth")
+)
+
+
 def verify_files(manifest: BundleManifest) -> None:
     """Check every file of a bundle against its manifest.
 
     Raises
     ------
     BundleError
-        Names each file that is missing or differs.
+        Names each file that is missing or differs, and each that may hold a pickle.
     """
-    problems = []
+    problems = [
+        f"{path.name} may hold a pickle, which runs code when it is read; bundles have safetensors "
+        "only"
+        for path in sorted(manifest.folder.rglob("*"))
+        if path.suffix.lower() in PICKLES
+    ]
     for name, expected in manifest.files.items():
         path = manifest.folder / name
         if not path.is_file():
@@ -48,7 +59,7 @@ def verify_files(manifest: BundleManifest) -> None:
     if problems:
         raise BundleError(
             f"bundle {manifest.name} in {manifest.folder}: {'; '.join(problems)}. "
-            "The weights are damaged or not the published ones: install or download them again."
+            "This is not the bundle as it was published: install or download it again."
         )
 
 
@@ -174,7 +185,7 @@ def _build_detector(
     if table.get("kind") != "stardist":
         raise BundleError(f"bundle {manifest.name}: unknown detector kind {table.get('kind')!r}")
     try:
-        net = StarDistNet(StarDistConfig(**table["network"]))
+        net = build_network(StarDistConfig(**table["network"]))
         _load_into(net, manifest, table["file"])
         return StarDistDetector(
             net,

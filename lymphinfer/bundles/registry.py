@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import platformdirs
+
 from lymphinfer.bundles.schema import MANIFEST
 from lymphinfer.errors import BundleError
 
@@ -15,11 +17,17 @@ ENVIRONMENT = "LYMPHINFER_WEIGHTS"
 def search_path() -> list[Path]:
     """Folders searched for bundles, the first hit winning.
 
-    ``$LYMPHINFER_WEIGHTS`` (separated as ``PATH`` is), then those that came with the installation.
+    ``$LYMPHINFER_WEIGHTS`` (separated as ``PATH`` is), then those that came with the installation,
+    then the user's own (`user_weights`).
     """
     package = Path(__file__).resolve().parent.parent
     folders = [Path(p) for p in os.environ.get(ENVIRONMENT, "").split(os.pathsep) if p]
-    return [*folders, package / "weights", package.parent / "weights"]
+    return [*folders, package / "weights", package.parent / "weights", user_weights()]
+
+
+def user_weights() -> Path:
+    """Folder of bundles that were downloaded or converted, in the user's data folder."""
+    return Path(platformdirs.user_data_dir("lymphinfer", appauthor=False)) / "weights"
 
 
 def list_bundles() -> dict[str, Path]:

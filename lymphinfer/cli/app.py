@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from lymphinfer import __version__
-from lymphinfer.cli import gate, orion
+from lymphinfer.cli import gate, orion, weights
 from lymphinfer.cli.evaluate import evaluate
 from lymphinfer.cli.patch_size_study import patch_size_study
 from lymphinfer.cli.predict import predict
@@ -33,6 +33,7 @@ for command in (simulate, retrain, evaluate, table1, patch_size_study):
     app.command()(command)
 app.add_typer(orion.app, name="orion")
 app.add_typer(gate.app, name="gate")
+app.add_typer(weights.app, name="weights")
 
 
 def _version(value: bool) -> None:

@@ -38,7 +38,8 @@ def build_backbone(name: str, *, pretrained: bool = False) -> BackboneSpec:
     name : str
         A timm model, such as ``convnext_base`` or ``resnet18``; ``hovernet`` (U-Net features,
         needs TIAToolbox); ``phikon`` (position embeddings interpolated to the patch) or
-        ``phikon-resize`` (patch enlarged to 224 px).
+        ``phikon-resize`` (patch enlarged to 224 px); ``stardist-resnet`` (the encoder of our own
+        detector, whose weights are given as a file).
     pretrained : bool
         Start from the published weights (needs network access on first use).
 
@@ -59,6 +60,16 @@ def build_backbone(name: str, *, pretrained: bool = False) -> BackboneSpec:
         from lymphinfer.markers.phikon import build_phikon
 
         return build_phikon(resize=name == "phikon-resize", pretrained=pretrained)
+    if name == "stardist-resnet":
+        from lymphinfer.markers.nucleus_encoder import NucleusEncoder
+
+        if pretrained:
+            raise BundleError(
+                f"backbone {name}: no weights are published; give a detector's with "
+                'backbone_weights, or set pretrained = "no"'
+            )
+        encoder = NucleusEncoder()
+        return BackboneSpec(encoder, encoder.num_features)
     import timm
 
     if not timm.is_model(name):

@@ -38,6 +38,9 @@ class Augmentation:
         Probability of JPEG compression at quality 40 to 95.
     noise : float
         Largest standard deviation of pixel noise, grey levels.
+    coarse : float
+        Probability of a coarser scan: reduced by a factor of 1.25 to 2 and enlarged again, as a
+        20x slide looks at the working pixel size.
     """
 
     scale: tuple[float, float] = (0.8, 1.25)
@@ -48,12 +51,47 @@ class Augmentation:
     blur: float = 1.0
     jpeg: float = 0.4
     noise: float = 4.0
+    coarse: float = 0.15
+
+
+def change_stain(
+    image: NDArray[np.uint8],
+    *,
+    concentration: tuple[float, ...] = (1.0, 1.0, 1.0),
+    vector_shift: NDArray[np.floating] | None = None,
+    offset: tuple[float, ...] = (0.0, 0.0, 0.0),
+) -> NDArray[np.uint8]:
+    """Change stain concentrations, hues and illumination in optical density (Beer-Lambert).
+
+    Parameters
+    ----------
+    image : ndarray of uint8, (..., 3)
+        RGB.
+    concentration : tuple of float
+        Factors on haematoxylin, eosin and the residual.
+    vector_shift : ndarray of float, (3, 3), optional
+        Added to the unit stain vectors.
+    offset : tuple of float
+        Added to the optical density of red, green and blue.
+
+    Returns
+    -------
+    ndarray of uint8, (..., 3)
+    """
+    unit = STAIN_VECTORS / np.linalg.norm(STAIN_VECTORS, axis=1, keepdims=True)
+    target = unit if vector_shift is None else unit + vector_shift
+    target = target / np.linalg.norm(target, axis=1, keepdims=True)
+    mix = (np.linalg.inv(unit) * np.asarray(concentration)) @ target
+    table = -np.log((np.arange(256, dtype=np.float32) + 1) / 256)
+    density = table[image] @ mix.astype(np.float32) + np.asarray(offset, np.float32)
+    result: NDArray[np.uint8] = np.clip(256 * np.exp(-density) - 1, 0, 255).astype(np.uint8)
+    return result
 
 
 def perturb_stain(
     image: NDArray[np.uint8], rng: np.random.Generator, augmentation: Augmentation
 ) -> NDArray[np.uint8]:
-    """Change stain concentrations, hues and illumination in optical density (Beer-Lambert).
+    """`change_stain` at random.
 
     Parameters
     ----------
@@ -66,22 +104,21 @@ def perturb_stain(
     -------
     ndarray of uint8, (..., 3)
     """
-    unit = STAIN_VECTORS / np.linalg.norm(STAIN_VECTORS, axis=1, keepdims=True)
-    target = unit + rng.normal(0, augmentation.stain_vectors, (3, 3))
-    target /= np.linalg.norm(target, axis=1, keepdims=True)
+    shift = rng.normal(0, augmentation.stain_vectors, (3, 3))
     concentration = np.exp(rng.normal(0, augmentation.stain, 3))
-    mix = (np.linalg.inv(unit) * concentration) @ target
     offset = rng.normal(0, augmentation.brightness, 3)
-    table = -np.log((np.arange(256, dtype=np.float32) + 1) / 256)
-    density = table[image] @ mix.astype(np.float32) + offset.astype(np.float32)
-    result: NDArray[np.uint8] = np.clip(256 * np.exp(-density) - 1, 0, 255).astype(np.uint8)
-    return result
+    return change_stain(
+        image,
+        concentration=tuple(concentration),
+        vector_shift=shift,
+        offset=tuple(offset),
+    )
 
 
 def perturb_optics(
     image: NDArray[np.uint8], rng: np.random.Generator, augmentation: Augmentation
 ) -> NDArray[np.uint8]:
-    """Blur, sensor noise and JPEG compression, each at random.
+    """A coarser scan, blur, sensor noise and JPEG compression, each at random.
 
     Parameters
     ----------
@@ -94,6 +131,11 @@ def perturb_optics(
     ndarray of uint8, (H, W, 3)
     """
     picture = Image.fromarray(image)
+    if rng.random() < augmentation.coarse:
+        factor = rng.uniform(1.25, 2.0)
+        small = [max(1, round(s / factor)) for s in picture.size]
+        reduced = picture.resize((small[0], small[1]), Image.Resampling.BOX)
+        picture = reduced.resize(picture.size, Image.Resampling.BILINEAR)
     if augmentation.blur and rng.random() < 0.5:
         picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0, augmentation.blur)))
     if augmentation.noise and rng.random() < 0.3:

@@ -9,13 +9,13 @@ from lymphinfer.bundles.schema import Evidence, MarkerSpec, read_manifest
 from lymphinfer.bundles.writing import write_bundle
 from lymphinfer.errors import BundleError
 from lymphinfer.markers.classifier import ClassifierConfig, MarkerClassifier
-from lymphinfer.nuclei.stardist.network import StarDistConfig, StarDistNet
+from lymphinfer.nuclei.stardist.network import StarDistConfig, build_network
 
 
 @pytest.fixture
 def folder(tmp_path):
     torch.manual_seed(0)
-    net = StarDistNet(StarDistConfig(n_filter_base=4, n_conv_after_unet=8, n_depth=2))
+    net = build_network(StarDistConfig(n_filter_base=4, n_conv_after_unet=8, n_depth=2))
     classifier = MarkerClassifier(ClassifierConfig(("CD45",), backbone="test_resnet", hidden=8))
     write_bundle(
         tmp_path / "tiny",

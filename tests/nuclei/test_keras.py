@@ -9,7 +9,7 @@ import torch
 
 from lymphinfer.errors import BundleError
 from lymphinfer.nuclei.stardist.keras import convert_keras
-from lymphinfer.nuclei.stardist.network import StarDistConfig, StarDistNet
+from lymphinfer.nuclei.stardist.network import StarDistConfig, StarDistNet, build_network
 
 SMALL = {"n_rays": 8, "unet_n_filter_base": 4, "unet_n_depth": 2, "net_conv_after_unet": 8,
          "grid": [2, 2], "n_channel_in": 3, "n_dim": 2, "unet_batch_norm": False}  # fmt: skip
@@ -30,7 +30,7 @@ def write_model(folder, net: StarDistNet, style: str = "{0}/{0}/{1}") -> None:
 @pytest.fixture
 def net() -> StarDistNet:
     torch.manual_seed(1)
-    return StarDistNet(StarDistConfig(n_rays=8, n_filter_base=4, n_depth=2, n_conv_after_unet=8))
+    return build_network(StarDistConfig(n_rays=8, n_filter_base=4, n_depth=2, n_conv_after_unet=8))
 
 
 @pytest.mark.parametrize("style", ["{0}/{0}/{1}", "{0}/{0}/{1}:0", "model_weights/{0}/{0}/{1}:0"])

@@ -7,16 +7,17 @@ import torch
 from lymphinfer.nuclei.detector import polygon_centroids
 from lymphinfer.nuclei.stardist.decode import StarPolygons, decode
 from lymphinfer.nuclei.stardist.detector import (
-    RECEPTIVE_RADIUS_PX,
+    CONTEXT_PX,
     StarDistDetector,
     pool_over_rays,
 )
-from lymphinfer.nuclei.stardist.infer import predict_dense
+from lymphinfer.nuclei.stardist.infer import averaged_output, predict_dense
 from lymphinfer.nuclei.stardist.loss import stardist_loss
 from lymphinfer.nuclei.stardist.network import (
     StarDistConfig,
     StarDistNet,
     StarDistOutput,
+    build_network,
     fold_batch_norm,
 )
 from lymphinfer.nuclei.stardist.targets import object_probability, star_targets
@@ -33,11 +34,11 @@ def discs(size: int = 128, radius: int = 9) -> np.ndarray:
 
 def small_net(**changes) -> StarDistNet:
     torch.manual_seed(0)
-    return StarDistNet(StarDistConfig(n_filter_base=8, n_conv_after_unet=16, **changes)).eval()
+    return build_network(StarDistConfig(n_filter_base=8, n_conv_after_unet=16, **changes)).eval()
 
 
 def test_the_default_network_has_the_parameter_count_of_stardists_own():
-    net = StarDistNet(StarDistConfig())
+    net = build_network(StarDistConfig())
     assert sum(p.numel() for p in net.parameters()) == 1_425_761
 
 
@@ -131,7 +132,7 @@ def test_a_network_learns_an_image_by_heart():
     image = np.where(labels[..., None] > 0, [90, 40, 140], [230, 190, 210]).astype(np.float32)
     x = torch.from_numpy(image / 255).permute(2, 0, 1)[None].float()
     torch.manual_seed(0)
-    net = StarDistNet(StarDistConfig(n_rays=8, n_filter_base=8, n_depth=2, n_conv_after_unet=16,
+    net = build_network(StarDistConfig(n_rays=8, n_filter_base=8, n_depth=2, n_conv_after_unet=16,
                                      batch_norm=True))  # fmt: skip
     optimizer = torch.optim.Adam(net.parameters(), 5e-3)
     losses = []
@@ -153,9 +154,9 @@ def test_a_network_learns_an_image_by_heart():
 def test_context_beyond_the_halo_does_not_change_a_prediction():
     """The halo that the detector asks for is the network's whole receptive field."""
     torch.manual_seed(0)
-    net = StarDistNet(StarDistConfig(n_filter_base=4, n_conv_after_unet=8)).eval()
+    net = build_network(StarDistConfig(n_filter_base=4, n_conv_after_unet=8)).eval()
     rng = np.random.default_rng(1)
-    halo = RECEPTIVE_RADIUS_PX
+    halo = CONTEXT_PX["unet"]
     side = 2 * halo + 64
     image = rng.integers(0, 255, (side, side, 3), dtype=np.uint8)
     changed = rng.integers(0, 255, (side + 64, side + 64, 3), dtype=np.uint8)
@@ -198,3 +199,65 @@ def test_pooling_over_rays_is_the_mean_over_the_nucleus():
     assert pooled[0, 0] == pytest.approx(30, abs=0.3)
     # The mean of r² over a disc of radius R is R² / 2; 10 output pixels here.
     assert pooled[0, 1] == pytest.approx(50, rel=0.1)
+
+
+class ExactRays(StarDistNet):
+    """Answers with what its input says: channel 0 a mask, whose rays stardist measures."""
+
+    def predict(self, x):
+        from stardist.geometry import star_dist
+
+        masks = (x[:, 0] > 0.5).numpy().astype(np.uint16)
+        dist = np.stack([star_dist(m, 32, grid=(2, 2)) for m in masks]).transpose(0, 3, 1, 2)
+        return StarDistOutput(
+            x[:, :1, ::2, ::2], torch.from_numpy(dist.copy()), x[:, 1:2, ::2, ::2]
+        )
+
+
+@pytest.mark.parametrize("n_views", [4, 8])
+def test_mirrored_views_are_brought_back_to_the_very_pixel_and_ray(n_views):
+    yy, xx = np.mgrid[:64, :96]
+    leaning = (xx - 40) ** 2 / 324 + (yy - 25) ** 2 / 49 + (xx - 40) * (yy - 25) / 200 < 1
+    noise = np.random.default_rng(0).random((2, 64, 96))
+    x = torch.from_numpy(np.stack([leaning, *noise])[None].astype(np.float32))
+    net = ExactRays(StarDistConfig())
+    one, several = net(x), averaged_output(net, x, n_views)
+    for a, b in zip(one, several, strict=True):
+        # The first row and column have no mirror image on the grid.
+        torch.testing.assert_close(a[..., 1:, 1:], b[..., 1:, 1:], atol=1e-4, rtol=0)
+
+
+def test_an_unknown_number_of_views_is_refused():
+    with pytest.raises(ValueError, match="choose 1, 4 or 8"):
+        averaged_output(small_net(), torch.rand(1, 3, 64, 64), 3)
+
+
+def residual_net(**changes) -> StarDistNet:
+    torch.manual_seed(0)
+    return build_network(
+        StarDistConfig(n_filter_base=8, n_conv_after_unet=16, encoder="resnet", **changes)
+    )
+
+
+def test_the_residual_network_answers_on_the_same_grid_as_stardists_own():
+    x = torch.rand(2, 3, 64, 96)
+    own, residual = small_net(n_markers=2)(x), residual_net(n_markers=2).eval()(x)
+    assert [a.shape for a in own] == [b.shape for b in residual]
+
+
+def test_batch_normalisation_folds_into_the_residual_network_as_well():
+    net = residual_net(batch_norm=True, n_markers=1)
+    net.train()
+    for _ in range(3):
+        net(torch.rand(2, 3, 64, 64))
+    x = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        folded = fold_batch_norm(net)(x)
+        for a, b in zip(net.eval()(x), folded, strict=True):
+            torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+    assert not any("norm" in name for name in fold_batch_norm(net).state_dict())
+
+
+def test_an_unknown_encoder_is_refused():
+    with pytest.raises(ValueError, match="expected one of unet, resnet"):
+        build_network(StarDistConfig(encoder="vit"))

@@ -12,7 +12,7 @@ import torch
 from lymphinfer.bundles.schema import Evidence, MarkerSpec
 from lymphinfer.bundles.writing import write_bundle
 from lymphinfer.markers.classifier import ClassifierConfig, MarkerClassifier
-from lymphinfer.nuclei.stardist.network import StarDistConfig, StarDistNet
+from lymphinfer.nuclei.stardist.network import StarDistConfig, StarDistNet, build_network
 
 MPP = 0.325
 RADIUS_PX = 8
@@ -24,7 +24,7 @@ def disc_detector() -> StarDistNet:
     Filter 0 carries 1 - red through the levels without poolings inside the U-Net (depth 1 keeps the
     skip), the features average it over 3x3, and every ray has the same length.
     """
-    net = StarDistNet(StarDistConfig(n_rays=16, n_filter_base=4, n_depth=1, n_conv_after_unet=4))
+    net = build_network(StarDistConfig(n_rays=16, n_filter_base=4, n_depth=1, n_conv_after_unet=4))
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.zero_()

@@ -10,7 +10,7 @@ import torch
 
 from lymphinfer.bundles.schema import Evidence, MarkerSpec
 from lymphinfer.bundles.writing import write_bundle
-from lymphinfer.nuclei.stardist.network import StarDistConfig, StarDistNet
+from lymphinfer.nuclei.stardist.network import StarDistConfig, build_network
 from lymphinfer.orion.cohort import open_cohort
 from lymphinfer.orion.gates_file import write_gates
 from lymphinfer.orion.gating import propose_cohort
@@ -27,7 +27,7 @@ def base_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bundles") / "base"
     write_bundle(
         folder,
-        modules={"detector.safetensors": StarDistNet(network)},
+        modules={"detector.safetensors": build_network(network)},
         header={
             **{"name": "base", "version": "1", "summary": "for tests", "licence": "Apache-2.0"},
             **{"panel": TCELL_PANEL.name, "mpp": 0.325, "hierarchy": "conditional"},

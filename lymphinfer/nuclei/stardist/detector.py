@@ -15,9 +15,10 @@ from lymphinfer.nuclei.stardist.decode import StarPolygons, decode
 from lymphinfer.nuclei.stardist.infer import DensePrediction, predict_dense
 from lymphinfer.nuclei.stardist.network import StarDistNet
 
-# Radius of the network's receptive field, px of its input, for stardist's default depth: with this
-# much context a nucleus comes out the same in every tile that sees it (tests/nuclei check it).
-RECEPTIVE_RADIUS_PX = 112
+# Context that a prediction depends on, px of the network's input, for the default depth: with this
+# much around it a nucleus comes out the same in every tile that sees it (tests/nuclei check it).
+# For the U-Net that is its whole receptive field.
+CONTEXT_PX = {"unet": 112, "resnet": 112}
 
 
 class TilePrediction(NamedTuple):
@@ -43,6 +44,8 @@ class StarDistDetector:
     device : torch.device or str
     autocast : torch.dtype or None
         Half type for the convolutions, None for full precision.
+    n_views : int
+        Mirrored views averaged a tile: 1, 4 or 8 (`averaged_output`); costs as many passes.
     """
 
     def __init__(
@@ -55,7 +58,9 @@ class StarDistDetector:
         nms_threshold: float,
         device: torch.device | str = "cpu",
         autocast: torch.dtype | None = None,
+        n_views: int = 1,
     ):
+        self.n_views = n_views
         self.device, self.autocast = torch.device(device), autocast
         self.net = channels_last(net.eval(), self.device)
         self.scale = working_mpp / mpp
@@ -68,8 +73,9 @@ class StarDistDetector:
 
     @property
     def halo_px(self) -> int:
-        """Receptive radius in tile pixels, a multiple of `align_px`."""
-        return int(-(-RECEPTIVE_RADIUS_PX / self.scale // self.align_px)) * self.align_px
+        """`CONTEXT_PX` in tile pixels, a multiple of `align_px`."""
+        context = CONTEXT_PX[self.net.config.encoder]
+        return int(-(-context / self.scale // self.align_px)) * self.align_px
 
     def infer(self, tile: NDArray[np.uint8]) -> TilePrediction:
         """See `Detector.infer`."""
@@ -80,7 +86,9 @@ class StarDistDetector:
             resized = F.interpolate(pixels, size, mode="bilinear", antialias=True)
             tile = resized[0].permute(1, 2, 0).round().clamp(0, 255).byte().numpy()
             scale = self.scale
-        dense = predict_dense(self.net, tile[None], device=self.device, autocast=self.autocast)[0]
+        dense = predict_dense(
+            self.net, tile[None], device=self.device, autocast=self.autocast, n_views=self.n_views
+        )[0]
         return TilePrediction(dense, scale)
 
     def decode(self, dense: TilePrediction) -> Detection:

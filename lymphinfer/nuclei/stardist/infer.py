@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from lymphinfer.nuclei.stardist.network import StarDistNet
+from lymphinfer.nuclei.stardist.network import StarDistNet, StarDistOutput
 
 
 class DensePrediction(NamedTuple):
@@ -49,6 +50,73 @@ def to_input(images: NDArray[np.uint8], stride: int) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
+# Ways to look at a tile: (transpose, mirror x, mirror y).
+_VIEWS = tuple(product((False, True), repeat=3))
+N_VIEWS = (1, 4, 8)
+
+
+def _mirror(x: Tensor, dim: int) -> Tensor:
+    """Mirror so that sample 0 of a strided grid stays sample 0: position p takes S - p.
+
+    An involution but for the first position, which takes the last one's value.
+    """
+    size = x.shape[dim]
+    return torch.cat([x.narrow(dim, size - 1, 1), x.flip(dim).narrow(dim, 0, size - 1)], dim)
+
+
+def averaged_output(net: StarDistNet, x: Tensor, n_views: int = 1) -> StarDistOutput:
+    """Mean prediction over mirrored and transposed views of an input (test-time averaging).
+
+    Parameters
+    ----------
+    net : StarDistNet
+        ``n_rays`` a multiple of 4 where `n_views` is not 1.
+    x : Tensor, (B, 3, H, W)
+        As `StarDistNet.forward` takes it.
+    n_views : int
+        1; 4, the mirror images; 8, these and their transposes (square or not).
+
+    Returns
+    -------
+    StarDistOutput
+        Means of the logits and distances, each brought back to the input's own orientation.
+
+    Raises
+    ------
+    ValueError
+        `n_views` is none of these, or the rays do not map onto each other.
+    """
+    if n_views not in N_VIEWS:
+        raise ValueError(f"{n_views} views: choose 1, 4 or 8")
+    if n_views == 1:
+        whole: StarDistOutput = net(x)
+        return whole
+    n_rays = net.config.n_rays
+    if n_rays % 4:
+        raise ValueError(f"{n_rays} rays do not map onto each other when mirrored")
+    k = torch.arange(n_rays, device=x.device)
+    total: list[Tensor] = []
+    for transposed, mirror_x, mirror_y in _VIEWS[:n_views]:
+        view = _mirror(x, 3) if mirror_x else x
+        view = _mirror(view, 2) if mirror_y else view
+        view = view.transpose(2, 3) if transposed else view
+        output = net(view.contiguous(memory_format=torch.channels_last))
+        rays = (n_rays // 2 - k) if mirror_x else k
+        rays = -rays if mirror_y else rays
+        rays = (n_rays // 4 - rays) if transposed else rays
+        maps = []
+        for values in (output.prob_logit, output.dist[:, rays % n_rays], output.marker_logit):
+            if values is None:
+                continue
+            values = values.float()
+            values = values.transpose(2, 3) if transposed else values
+            values = _mirror(values, 2) if mirror_y else values
+            maps.append(_mirror(values, 3) if mirror_x else values)
+        total = [a + b for a, b in zip(total, maps, strict=True)] if total else maps
+    mean = [t / n_views for t in total]
+    return StarDistOutput(mean[0], mean[1], mean[2] if len(mean) > 2 else None)
+
+
 @torch.inference_mode()
 def predict_dense(
     net: StarDistNet,
@@ -56,6 +124,7 @@ def predict_dense(
     *,
     device: torch.device | str = "cpu",
     autocast: torch.dtype | None = None,
+    n_views: int = 1,
 ) -> list[DensePrediction]:
     """Predict images of one size.
 
@@ -67,6 +136,8 @@ def predict_dense(
     device : torch.device or str
     autocast : torch.dtype or None
         Half type for the convolutions, None for full precision.
+    n_views : int
+        Of `averaged_output`.
 
     Returns
     -------
@@ -77,7 +148,7 @@ def predict_dense(
     h, w = -(-images.shape[1] // cfg.grid), -(-images.shape[2] // cfg.grid)
     x = to_input(images, cfg.stride).to(device)
     with torch.autocast(torch.device(device).type, dtype=autocast, enabled=autocast is not None):
-        output = net(x)
+        output = averaged_output(net, x, n_views)
     prob = output.prob_logit[:, 0, :h, :w].float().sigmoid().cpu().numpy()
     dist = output.dist[:, :, :h, :w].float().cpu().numpy()
     marker = (

@@ -12,7 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from lymphinfer.errors import BundleError
-from lymphinfer.nuclei.stardist.network import StarDistConfig, StarDistNet
+from lymphinfer.nuclei.stardist.network import (
+    StarDistConfig,
+    UNetStarDistNet,
+)
 
 WEIGHT_FILES = ("weights_best.h5", "weights_last.h5", "weights_now.h5")
 
@@ -23,13 +26,13 @@ class KerasStarDist:
 
     Attributes
     ----------
-    net : StarDistNet
+    net : UNetStarDistNet
         In evaluation mode.
     prob_threshold, nms_threshold : float
         As published with it; stardist's defaults of 0.5 and 0.4 where the model names none.
     """
 
-    net: StarDistNet
+    net: UNetStarDistNet
     prob_threshold: float
     nms_threshold: float
 
@@ -131,7 +134,7 @@ def read_h5_layers(path: Path) -> dict[str, dict[str, NDArray[np.float32]]]:
     return layers
 
 
-def load_layers(net: StarDistNet, layers: dict[str, dict[str, NDArray[np.float32]]]) -> None:
+def load_layers(net: UNetStarDistNet, layers: dict[str, dict[str, NDArray[np.float32]]]) -> None:
     """Copy Keras layers into a network in place, HWIO kernels to OIHW.
 
     Raises
@@ -163,6 +166,22 @@ def load_layers(net: StarDistNet, layers: dict[str, dict[str, NDArray[np.float32
     net.load_state_dict(state)
 
 
+def weight_file(folder: Path) -> Path:
+    """The weights of an official model folder, the best before the last.
+
+    Raises
+    ------
+    BundleError
+        None is there.
+    """
+    found = next((folder / n for n in WEIGHT_FILES if (folder / n).is_file()), None)
+    if found is None:
+        raise BundleError(
+            f"{folder}: no StarDist model; expected config.json and {' or '.join(WEIGHT_FILES)}"
+        )
+    return found
+
+
 def convert_keras(folder: Path) -> KerasStarDist:
     """Convert an official model folder (``config.json``, ``weights_best.h5``, ``thresholds.json``).
 
@@ -180,11 +199,9 @@ def convert_keras(folder: Path) -> KerasStarDist:
         Files are missing, or describe a network that cannot be converted.
     """
     config_path = folder / "config.json"
-    weights = next((folder / n for n in WEIGHT_FILES if (folder / n).is_file()), None)
-    if weights is None or not config_path.is_file():
-        raise BundleError(
-            f"{folder}: no StarDist model; expected config.json and {' or '.join(WEIGHT_FILES)}"
-        )
+    weights = weight_file(folder)
+    if not config_path.is_file():
+        raise BundleError(f"{folder}: no StarDist model; {config_path.name} is missing")
     try:
         config = read_config(json.loads(config_path.read_text("utf-8")), source=config_path)
         thresholds_path = folder / "thresholds.json"
@@ -193,7 +210,7 @@ def convert_keras(folder: Path) -> KerasStarDist:
         )
     except ValueError as error:
         raise BundleError(f"{folder}: config.json or thresholds.json is not JSON") from error
-    net = StarDistNet(config)
+    net = UNetStarDistNet(config)
     load_layers(net, read_h5_layers(weights))
     return KerasStarDist(
         net.eval(), float(thresholds.get("prob", 0.5)), float(thresholds.get("nms", 0.4))

@@ -1,8 +1,9 @@
-"""StarDist's 2-D U-Net in PyTorch, layer for layer the graph of ``stardist.models.StarDist2D``."""
+"""StarDist's networks in PyTorch: its own U-Net layer for layer, and one with residual blocks."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -31,6 +32,10 @@ class StarDistConfig:
     n_markers : int
         Channels of the dense marker head (stardist's ``prob_class`` branch, with a sigmoid a
         marker in place of its softmax over classes); 0 builds none.
+    encoder : {"unet", "resnet"}
+        stardist's own plain convolutions, or `ResidualStarDistNet`.
+    n_blocks : int
+        Residual blocks a level; only for ``resnet``.
     """
 
     n_rays: int = 32
@@ -40,6 +45,8 @@ class StarDistConfig:
     n_conv_after_unet: int = 128
     batch_norm: bool = False
     n_markers: int = 0
+    encoder: str = "unet"
+    n_blocks: int = 2
 
     @property
     def stride(self) -> int:
@@ -70,22 +77,49 @@ class StarDistOutput(NamedTuple):
 
 
 class ConvBlock(nn.Module):
-    """3x3 convolution, optional batch normalisation, ReLU."""
+    """Convolution, optional batch normalisation, optional ReLU."""
 
-    def __init__(self, c_in: int, c_out: int, *, batch_norm: bool):
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        *,
+        batch_norm: bool,
+        kernel: int = 3,
+        stride: int = 1,
+        activation: bool = True,
+    ):
         super().__init__()
-        self.conv = nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.conv = nn.Conv2d(c_in, c_out, kernel, stride=stride, padding=kernel // 2)
         self.norm: nn.Module = nn.BatchNorm2d(c_out) if batch_norm else nn.Identity()
+        self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, c_in, H, W) to (B, c_out, H, W)."""
-        return F.relu(self.norm(self.conv(x)), inplace=True)
+        """(B, c_in, H, W) to (B, c_out, H / stride, W / stride)."""
+        x = self.norm(self.conv(x))
+        return F.relu(x, inplace=True) if self.activation else x
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut (He et al. 2016, the basic block)."""
+
+    def __init__(self, c_in: int, c_out: int, *, batch_norm: bool, stride: int = 1):
+        super().__init__()
+        self.first = ConvBlock(c_in, c_out, batch_norm=batch_norm, stride=stride)
+        self.second = ConvBlock(c_out, c_out, batch_norm=batch_norm, activation=False)
+        self.shortcut: nn.Module = (
+            ConvBlock(c_in, c_out, batch_norm=batch_norm, kernel=1, stride=stride, activation=False)
+            if stride > 1 or c_in != c_out
+            else nn.Identity()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, c_in, H, W) to (B, c_out, H / stride, W / stride)."""
+        return F.relu(self.second(self.first(x)) + self.shortcut(x), inplace=True)
 
 
 class StarDistNet(nn.Module):
-    """U-Net with a probability, a distance and an optional marker head.
-
-    The keys of `blocks` are the names of the Keras layers: official weights convert by name.
+    """A network with a probability, a distance and an optional marker head.
 
     Parameters
     ----------
@@ -96,6 +130,63 @@ class StarDistNet(nn.Module):
     def __init__(self, config: StarDistConfig):
         super().__init__()
         self.config = config
+
+    def forward(self, x: Tensor) -> StarDistOutput:
+        """Predict densely.
+
+        Parameters
+        ----------
+        x : Tensor, (B, 3, H, W)
+            RGB in [0, 1]; H and W multiples of ``config.stride``.
+
+        Returns
+        -------
+        StarDistOutput
+
+        Raises
+        ------
+        ValueError
+            H or W is no multiple of the stride.
+        """
+        cfg = self.config
+        if x.shape[-2] % cfg.stride or x.shape[-1] % cfg.stride:
+            raise ValueError(
+                f"input {tuple(x.shape[-2:])} px: both sides must be multiples of {cfg.stride}"
+            )
+        return self.predict(x)
+
+    def predict(self, x: Tensor) -> StarDistOutput:
+        """`forward` on an input of a proper size."""
+        raise NotImplementedError
+
+
+def build_network(config: StarDistConfig) -> StarDistNet:
+    """Build the network that a configuration describes, with random weights.
+
+    Raises
+    ------
+    ValueError
+        Unknown ``config.encoder``.
+    """
+    kinds = {"unet": UNetStarDistNet, "resnet": ResidualStarDistNet}
+    if config.encoder not in kinds:
+        raise ValueError(f"encoder {config.encoder!r}: expected one of {', '.join(kinds)}")
+    return kinds[config.encoder](config)
+
+
+class UNetStarDistNet(StarDistNet):
+    """Layer for layer the graph of ``stardist.models.StarDist2D``.
+
+    The keys of `blocks` are the names of the Keras layers: official weights convert by name.
+
+    Parameters
+    ----------
+    config : StarDistConfig
+        Shape of the network.
+    """
+
+    def __init__(self, config: StarDistConfig):
+        super().__init__(config)
         base, depth, bn = config.n_filter_base, config.n_depth, config.batch_norm
         blocks: dict[str, nn.Module] = {}
 
@@ -131,28 +222,9 @@ class StarDistNet(nn.Module):
         self.dist = nn.Conv2d(features, config.n_rays, 1)
         self.apply(_initialise)
 
-    def forward(self, x: Tensor) -> StarDistOutput:
-        """Predict densely.
-
-        Parameters
-        ----------
-        x : Tensor, (B, 3, H, W)
-            RGB in [0, 1]; H and W multiples of ``config.stride``.
-
-        Returns
-        -------
-        StarDistOutput
-
-        Raises
-        ------
-        ValueError
-            H or W is no multiple of the stride.
-        """
+    def predict(self, x: Tensor) -> StarDistOutput:
+        """See `StarDistNet.predict`."""
         cfg = self.config
-        if x.shape[-2] % cfg.stride or x.shape[-1] % cfg.stride:
-            raise ValueError(
-                f"input {tuple(x.shape[-2:])} px: both sides must be multiples of {cfg.stride}"
-            )
         b = self.blocks
         for i in range(cfg.grid.bit_length() - 1):
             x = b[f"conv2d_{2 * i}" if i else "conv2d"](x)
@@ -168,6 +240,73 @@ class StarDistNet(nn.Module):
             x = b[f"up_level_{level}_no_2"](b[f"up_level_{level}_no_0"](x))
         features = b["features"](x)
         marker = None if self.marker is None else self.marker(b["features_class"](x))
+        return StarDistOutput(self.prob(features), self.dist(features), marker)
+
+
+class ResidualStarDistNet(StarDistNet):
+    """Residual encoder (He et al. 2016) and U-Net decoder with StarDist's heads.
+
+    Little is computed at the input's own resolution, most at a quarter of it and below; the marker
+    head reads the decoder at twice the output's stride, and its logits are brought to the output
+    grid by bilinear interpolation.
+
+    Parameters
+    ----------
+    config : StarDistConfig
+        ``n_filter_base`` filters on the output grid, doubled at each of the ``n_depth`` levels.
+    """
+
+    def __init__(self, config: StarDistConfig):
+        super().__init__(config)
+        base, depth, bn = config.n_filter_base, config.n_depth, config.batch_norm
+        halvings = config.grid.bit_length() - 1
+        stem = [ConvBlock(3, base, batch_norm=bn, kernel=5, stride=2 if halvings else 1)]
+        stem += [ConvBlock(base, base, batch_norm=bn, stride=2) for _ in range(halvings - 1)]
+        self.stem = nn.Sequential(*stem, ConvBlock(base, base, batch_norm=bn))
+        widths = [base * 2**level for level in range(depth + 1)]
+        self.down = nn.ModuleList(
+            nn.Sequential(
+                ResidualBlock(c_in, c_out, batch_norm=bn, stride=2),
+                *(ResidualBlock(c_out, c_out, batch_norm=bn) for _ in range(config.n_blocks - 1)),
+            )
+            for c_in, c_out in pairwise(widths)
+        )
+        self.lateral = nn.ModuleList(
+            ConvBlock(c_in, c_out, batch_norm=bn, kernel=1) for c_out, c_in in pairwise(widths)
+        )
+        self.up = nn.ModuleList(ConvBlock(2 * c, c, batch_norm=bn) for c in widths[:-1])
+        features = config.n_conv_after_unet
+        self.features = ConvBlock(base, features, batch_norm=bn)
+        self.prob = nn.Conv2d(features, 1, 1)
+        self.dist = nn.Conv2d(features, config.n_rays, 1)
+        self.marker: nn.Sequential | None = None
+        if config.n_markers:
+            self.marker = nn.Sequential(
+                ConvBlock(widths[min(1, depth)], features, batch_norm=bn),
+                nn.Conv2d(features, config.n_markers, 1),
+            )
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                nn.init.zeros_(module.bias) if module.bias is not None else None
+            if isinstance(module, ResidualBlock) and isinstance(module.second.norm, nn.BatchNorm2d):
+                nn.init.zeros_(module.second.norm.weight)
+
+    def predict(self, x: Tensor) -> StarDistOutput:
+        """See `StarDistNet.predict`."""
+        skips = [self.stem(x)]
+        for level in self.down:
+            skips.append(level(skips[-1]))
+        x = marker_input = skips.pop()
+        for i in reversed(range(len(skips))):
+            x = F.interpolate(self.lateral[i](x), scale_factor=2, mode="nearest")
+            x = self.up[i](torch.cat([x, skips[i]], dim=1))
+            if i == 1:
+                marker_input = x
+        features = self.features(x)
+        marker = None
+        if self.marker is not None:
+            marker = F.interpolate(self.marker(marker_input).float(), x.shape[-2:], mode="bilinear")
         return StarDistOutput(self.prob(features), self.dist(features), marker)
 
 
@@ -191,12 +330,12 @@ def fold_batch_norm(net: StarDistNet) -> StarDistNet:
     StarDistNet
         In evaluation mode, ``config.batch_norm`` False, outputs equal up to rounding.
     """
-    plain = StarDistNet(StarDistConfig(**{**net.config.to_dict(), "batch_norm": False}))
+    plain = build_network(StarDistConfig(**{**net.config.to_dict(), "batch_norm": False}))
     state = {k: v for k, v in net.state_dict().items() if ".norm." not in k}
-    for name, block in net.blocks.items():
+    for name, block in net.named_modules():
         if isinstance(block, ConvBlock) and isinstance(block.norm, nn.BatchNorm2d):
             fused = torch.nn.utils.fuse_conv_bn_eval(block.conv.eval(), block.norm.eval())
-            state[f"blocks.{name}.conv.weight"] = fused.weight.detach()
-            state[f"blocks.{name}.conv.bias"] = cast(Tensor, fused.bias).detach()
+            state[f"{name}.conv.weight"] = fused.weight.detach()
+            state[f"{name}.conv.bias"] = cast(Tensor, fused.bias).detach()
     plain.load_state_dict(state)
     return plain.eval()

@@ -32,7 +32,12 @@ from lymphinfer.nuclei.metrics import SegmentationScore, score_segmentation
 from lymphinfer.nuclei.stardist.decode import decode
 from lymphinfer.nuclei.stardist.infer import predict_dense
 from lymphinfer.nuclei.stardist.loss import stardist_loss
-from lymphinfer.nuclei.stardist.network import StarDistConfig, StarDistNet, fold_batch_norm
+from lymphinfer.nuclei.stardist.network import (
+    StarDistConfig,
+    StarDistNet,
+    build_network,
+    fold_batch_norm,
+)
 from lymphinfer.nuclei.stardist.targets import object_probability, star_targets
 
 log = logging.getLogger(__name__)
@@ -284,7 +289,7 @@ class Trainer:
         self.config, self.folder = config, folder
         folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(config.seed)
-        self.net = channels_last(StarDistNet(config.network))
+        self.net = channels_last(build_network(config.network))
         if initial is not None:
             own = self.net.state_dict()
             fitting = {k: v for k, v in initial.items() if k in own and own[k].shape == v.shape}

@@ -1,0 +1,237 @@
+"""Write the cards of he-v1 and he-v1-fast from what quality.py measured.
+
+python benchmarks/quality.py --data DIR --bundle weights/he-v1 --json weights/he-v1/quality.json
+python benchmarks/write_cards.py [--weights weights]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from string import Template
+from typing import Any
+
+CARD = Template(
+    """# $name
+
+StarDist nuclei on H&E, with a probability for CD45, CD3e, CD4 and CD8a. Version $version,
+Apache-2.0.
+
+## Intended use
+
+Research on H&E-stained tissue sections: outlines of nuclei, which of them look like leukocytes, and
+the density of leukocytes over an area. For people who can look at the overlay and judge it.
+
+**Not for diagnosis**, nor for any decision about a patient. Not for choosing single cells as CD3e,
+CD4 or CD8a positive: nothing in this bundle has learned to see these.
+
+## What stands behind each marker
+
+| marker | evidence | what the probability is | called? |
+| --- | --- | --- | --- |
+| CD45 | measured | $how, calibrated on held-out images; trained on the *inflammatory* class of CoNSeP, which pathologists drew on H&E; no stain for CD45 was seen | from 0.5 |
+| CD3e | base rate | P(CD45) x 0.38 | never |
+| CD4 | base rate | P(CD3e) x 0.61 | never |
+| CD8a | base rate | P(CD3e) x 0.46 | never |
+
+The base rates are means over the 40 ORION slides (colorectal cancer; Lin et al. 2023, Nature
+Cancer) of each marker's published positive fraction over its parent's. From the 5th to the 95th
+percentile of the slides they run .16-.60 (CD3e), .33-.83 (CD4) and .22-.76 (CD8a): an expected
+count on one slide can be off by a factor of two for this reason alone, and tissue other than
+colorectal cancer has other shares.
+
+## Networks
+
+- Detector: star-convex polygons (StarDist; grid 2, 32 rays) from a residual encoder with three
+  blocks a level and a U-Net decoder, 4.8 M parameters, at 0.325 µm/px, trained from random weights
+  together with a dense leukocyte head.
+- Markers: $network
+- Stored as float16 safetensors.
+
+## Data
+
+| set | use | licence |
+| --- | --- | --- |
+| CoNSeP, training part (27 colorectal images, Graham et al. 2019) | 24 images; train_8, 16, 22 held out | Apache-2.0 |
+| TNBC (50 breast images, Naylor et al. 2018) | detector; patients 10 and 11 held out | CC BY 4.0 |
+| NuInsSeg (222 images of 31 human and mouse organs, Mahbod et al. 2024) | detector, touching nuclei cut apart by watershed; the last 22 held out | CC BY 4.0 |
+| CoNSeP, test part (14 images) | test only | Apache-2.0 |
+| NuCLS (15 breast crops, Amgad et al. 2022) | test only | CC0 |
+
+Thresholds were chosen and the markers calibrated on the held-out images; nothing on a test set.
+CoNSeP's images come from 16 slides of one laboratory; several images of a slide may lie on both
+sides of a split, its authors' own included. Half of its leukocytes lie in one image, train_18.
+
+## Metrics
+
+By `python benchmarks/quality.py --data DIR --bundle $name` (CPU, bfloat16). Intervals: 95 %,
+bootstrap over images.
+
+Nuclei, CoNSeP test (14 images, $nuclei nuclei; $found found):
+
+| what | this bundle | mean of 8 mirrored views | HoVer-Net's paper |
+| --- | --- | --- | --- |
+$nuclei_rows
+
+HoVer-Net was trained on the same training part, with an encoder pretrained on ImageNet and at
+0.25 µm/px. Its detection F1 of 0.748 pairs centroids within 3 µm; at IoU 0.5 it reports 0.702.
+
+CD45 (inflammatory against all other nuclei):
+
+| on | nuclei | AUROC | average precision | balanced accuracy at 0.5 |
+| --- | --- | --- | --- | --- |
+$cd45_rows
+
+Calibration on CoNSeP test: expected error $ece_after (before calibration $ece_before).
+
+| probability from | nuclei | mean probability | observed |
+| --- | --- | --- | --- |
+$curve_rows
+
+Changed stain and optics, CoNSeP test, one thing at a time, at the training augmentation's extremes:
+
+| change | F1 at IoU 0.5 | CD45 AUROC |
+| --- | --- | --- |
+$extreme_rows
+
+Expected share of all nuclei on CoNSeP test against the shares that ORION's authors publish for
+their slides (other patients, other tissue choice; the same order of magnitude is all that can be
+asked):
+
+| marker | evidence | expected here | ORION, median (5th to 95th percentile) |
+| --- | --- | --- | --- |
+$rate_rows
+
+## Limits
+
+$limits
+
+## Making it again
+
+```sh
+python benchmarks/train_he.py detector   --data DIR --out RUN/detector --steps $steps
+python benchmarks/train_he.py classifier --data DIR --out RUN/classifier --detector RUN/detector
+python benchmarks/train_he.py bundle     --data DIR --out RUN --weights weights
+```
+"""
+)
+
+LIMITS = """- Ghost nuclei in collagen and keratin, and fainter nuclei missed, above all on slides scanned at
+  20x. Look at the overlay before using a count.
+- CoNSeP's inflammatory class lumps all leukocytes. Plasma cells, macrophages and neutrophils differ
+  in how well they are found; this was not measured.
+- A third of the annotated nuclei of CoNSeP test are not matched at IoU 0.5: large pale tumour nuclei
+  and spindle-shaped ones most. Densities of leukocytes suffer less than counts of all nuclei.
+- Other stains, scanners, frozen sections, cytology: not tested."""
+
+WAYS = {
+    "he-v1": (
+        "a patch classifier's",
+        "a classifier on 112 px patches (36 µm), whose encoder is the detector's own, trained on "
+        "from there.",
+    ),
+    "he-v1-fast": (
+        "the detector's own dense head, averaged over the nucleus",
+        "the detector's dense head: one pass for nuclei and markers.",
+    ),
+}
+
+# Graham et al. 2019, table of results on CoNSeP.
+HOVERNET = {
+    "f1_by_image": "0.702",
+    "sq": "0.778",
+    "pq": "0.547",
+    "aji": "0.571",
+    "dice": "0.853",
+    "f1_centroids": "0.748",
+    "f1_inflammatory": "0.631",
+}
+NUCLEI = {
+    "f1": "F1 at IoU 0.5, pooled",
+    "f1_by_image": "F1 at IoU 0.5 (detection quality), mean over images",
+    "sq": "segmentation quality",
+    "pq": "panoptic quality",
+    "aji": "aggregated Jaccard index",
+    "dice": "foreground Dice",
+    "f1_centroids": "F1 of centroids within 3 µm",
+    "f1_inflammatory": "F1 of inflammatory nuclei (HoVer-Net's F_c)",
+}
+
+
+def spread(values: list[float]) -> str:
+    return f"{values[0]:.3f}-{values[1]:.3f}"
+
+
+def scores(title: str, values: dict[str, Any]) -> str:
+    cells = [
+        f"{values[k]:.3f} ({spread(values[f'{k}_interval'])})"
+        for k in ("auroc", "average_precision", "balanced_accuracy")
+    ]
+    count = f"{values['nuclei']:,} ({values['positive']:,} positive)"
+    return f"| {title} | {count} | {' | '.join(cells)} |"
+
+
+def card(name: str, version: str, steps: int, quality: dict[str, Any]) -> str:
+    test, averaged = quality["consep_test"], quality["consep_test_8_views"]
+    calibration = test["calibration"]
+    how, network = WAYS[name]
+    return CARD.substitute(
+        name=name,
+        version=version,
+        steps=steps,
+        how=how,
+        network=network,
+        limits=LIMITS,
+        nuclei=f"{test['nuclei']:,}",
+        found=f"{test['found']:,}",
+        nuclei_rows="\n".join(
+            f"| {title} | {test[key]:.3f} | {averaged[key]:.3f} | {HOVERNET.get(key, '')} |"
+            for key, title in NUCLEI.items()
+        ),
+        cd45_rows="\n".join(
+            [
+                scores("CoNSeP test, annotated nuclei", test["cd45"]),
+                scores("CoNSeP test, own detections", test["cd45_own_detections"]),
+                scores("NuCLS, annotated points (sTIL)", quality["nucls"]["points"]),
+                scores("NuCLS, own detections", quality["nucls"]["own_detections"]),
+            ]
+        ),
+        ece_before=f"{calibration['expected_error_before']:.3f}",
+        ece_after=f"{calibration['expected_error_after']:.3f}",
+        curve_rows="\n".join(
+            f"| {row['from']:.1f} | {row['nuclei']:,} | {row['mean_probability']:.2f} | "
+            f"{row['observed']:.2f} |"
+            for row in calibration["curve"]
+        ),
+        extreme_rows="\n".join(
+            [f"| none | {test['f1']:.3f} | {test['cd45']['auroc']:.3f} |"]
+            + [
+                f"| {change} | {row['f1']:.3f} | {row['auroc']:.3f} |"
+                for change, row in quality["extremes"].items()
+            ]
+        ),
+        rate_rows="\n".join(
+            f"| {marker} | {row['evidence']} | {row['expected_share_of_nuclei']:.3f} | "
+            f"{row['orion_median']:.3f} ({spread(row['orion_5_95'])}) |"
+            for marker, row in quality["base_rates"].items()
+        ),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--weights", type=Path, default=Path("weights"))
+    parser.add_argument("--version", default="0.2.0")
+    parser.add_argument("--steps", type=int, required=True, help="of the detector's training")
+    arguments = parser.parse_args()
+    for name in WAYS:
+        folder = arguments.weights / name
+        quality = json.loads((folder / "quality.json").read_text("utf-8"))
+        (folder / "CARD.md").write_text(
+            card(name, arguments.version, arguments.steps, quality), "utf-8"
+        )
+
+
+if __name__ == "__main__":
+    main()

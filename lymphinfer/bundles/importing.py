@@ -1,0 +1,128 @@
+"""Bundles out of what others published: official StarDist models."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from lymphinfer.bundles.loading import load_bundle, sha256_of
+from lymphinfer.bundles.schema import BundleManifest, Evidence
+from lymphinfer.bundles.writing import write_bundle
+from lymphinfer.errors import BundleError
+from lymphinfer.nuclei.stardist.keras import convert_keras, weight_file
+
+_CARD = """# {name}
+
+The StarDist model `{source}`, converted, with the marker model of the bundle `{markers}`.
+
+## Intended use
+
+As `{markers}`'s card says. **Research use only, not for diagnosis.**
+
+## Networks
+
+- Detector: the official Keras weights (`{file}`, sha256 `{sha256}`), the same graph in PyTorch,
+  read at {mpp} µm/px. Their data, quality and licence are their publisher's: {licence}.
+- Marker model: that of `{markers}`, unchanged, cut around this detector's nuclei.
+
+## Metrics
+
+None of this detector were measured here. The AUROC of the marker model was measured at annotated
+nuclei and does not depend on the detector. The pair is measured by
+`python benchmarks/quality.py --data DIR --bundle FOLDER`.
+"""
+
+
+def import_stardist_keras(
+    folder: Path,
+    out: Path,
+    *,
+    mpp: float,
+    markers_from: str | Path,
+    licence: str = "as published with the model",
+) -> BundleManifest:
+    """Make a bundle of an official StarDist model and another bundle's marker model.
+
+    Parameters
+    ----------
+    folder : Path
+        ``config.json``, ``weights_best.h5``, ``thresholds.json``, as StarDist publishes them.
+    out : Path
+        Folder of the new bundle; its name is the bundle's. Must not exist.
+    mpp : float
+        Pixel size that the model was trained for, µm/px. No file of the model states it.
+    markers_from : str or Path
+        A bundle with a patch classifier.
+    licence : str
+        Of the model.
+
+    Returns
+    -------
+    BundleManifest
+
+    Raises
+    ------
+    BundleError
+        The model cannot be converted; `out` exists; the other bundle reads its own detector's
+        features and cannot work with another.
+    """
+    if out.exists():
+        raise BundleError(f"{out}: is there already; choose another --name, or remove it")
+    if not 0.1 <= mpp <= 1.0:
+        raise BundleError(f"--mpp {mpp}: a detector of nuclei works at 0.1 to 1.0 µm/px")
+    source = convert_keras(folder)
+    base = load_bundle(markers_from)
+    classifier = base.markers.classifier
+    if classifier is None:
+        raise BundleError(
+            f"bundle {base.manifest.name}: its markers are read off its own detector; choose one "
+            "with a patch classifier in --markers-from"
+        )
+    weights = weight_file(folder)
+    manifest = base.manifest
+    made = write_bundle(
+        out,
+        modules={"stardist.safetensors": source.net, "classifier.safetensors": classifier},
+        header={
+            "name": out.name,
+            "version": manifest.version,
+            "summary": f"nuclei by StarDist {folder.name}; markers as {manifest.name}",
+            "licence": f"detector: {licence}; marker model: {manifest.licence}",
+            "panel": manifest.panel.name,
+            "mpp": manifest.mpp,
+            "hierarchy": manifest.hierarchy,
+        },
+        detector={
+            "kind": "stardist",
+            "file": "stardist.safetensors",
+            "mpp": mpp,
+            "prob_threshold": source.prob_threshold,
+            "nms_threshold": source.nms_threshold,
+            "network": source.net.config.to_dict(),
+        },
+        classifier={
+            "kind": "patch",
+            "file": "classifier.safetensors",
+            "network": classifier.config.to_dict(),
+        },
+        markers=[
+            spec
+            if spec.evidence is Evidence.BASE_RATE
+            else replace(spec, source=f"{spec.source}; by the classifier of {manifest.name}")
+            for spec in manifest.markers
+        ],
+        half=False,
+    )
+    (out / "CARD.md").write_text(
+        _CARD.format(
+            name=out.name,
+            source=folder.name,
+            markers=manifest.name,
+            file=weights.name,
+            sha256=sha256_of(weights),
+            mpp=mpp,
+            licence=licence,
+        ),
+        "utf-8",
+    )
+    return made
