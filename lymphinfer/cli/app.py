@@ -13,8 +13,10 @@ from rich.logging import RichHandler
 from lymphinfer import __version__
 from lymphinfer.cli import gate, orion, weights
 from lymphinfer.cli.evaluate import evaluate
+from lymphinfer.cli.export import export
 from lymphinfer.cli.patch_size_study import patch_size_study
 from lymphinfer.cli.predict import predict
+from lymphinfer.cli.report import report
 from lymphinfer.cli.retrain import retrain
 from lymphinfer.cli.simulate import simulate
 from lymphinfer.cli.table1 import table1
@@ -29,6 +31,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(predict)
+app.command()(export)
+app.command()(report)
 for command in (simulate, retrain, evaluate, table1, patch_size_study):
     app.command()(command)
 app.add_typer(orion.app, name="orion")

@@ -46,6 +46,32 @@ def ring_texts(rings: Rings, offset_level0: tuple[float, float] = (0, 0)) -> lis
     return [text[a : b - 1] for a, b in pairwise(ends)]
 
 
+def point_texts(
+    points: NDArray[np.float64], offset_level0: tuple[float, float] = (0, 0)
+) -> list[bytes]:
+    """Write each point as a GeoJSON position, ``[1,2.5]``.
+
+    Parameters
+    ----------
+    points : ndarray of float64, shape (N, 2)
+        x, y on the 0.01 px grid, level-0 px.
+    offset_level0 : tuple of float
+        Subtracted from every point, level-0 px.
+
+    Returns
+    -------
+    list of bytes
+        N texts, at most two decimals.
+    """
+    if len(points) == 0:
+        return []
+    moved = np.rint(points * 100).astype(np.int64)
+    moved -= np.rint(np.multiply(offset_level0, 100)).astype(np.int64)
+    text, lengths = _positions(moved)
+    ends = np.concatenate([[0], np.cumsum(lengths)]).tolist()
+    return [text[a : b - 1] for a, b in pairwise(ends)]
+
+
 def number_texts(values: NDArray[Any]) -> list[bytes]:
     """Write each number with 4 significant digits; ``b"null"`` where it is not finite.
 

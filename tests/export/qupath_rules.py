@@ -78,16 +78,23 @@ def check_class(classification):
 
 def check_geometry(geometry):
     assert set(geometry) == {"type", "coordinates"}
+    if geometry["type"] == "Point":
+        check_positions([geometry["coordinates"]])
+        return
     assert geometry["type"] == "Polygon"
     assert len(geometry["coordinates"]) == 1, "a nucleus has no holes"
     ring = geometry["coordinates"][0]
     assert ring[0] == ring[-1], "a ring must close exactly"
     assert 4 <= len(ring) <= 21
-    for position in ring:
-        assert len(position) == 2
-        assert all(math.isfinite(v) and round(v, 2) == v for v in position)
+    check_positions(ring)
     assert all(a != b for a, b in pairwise(ring))
     polygon = shapely.Polygon(ring)
     assert polygon.is_valid and polygon.area > 0
     snapped = shapely.set_precision(polygon, 0.01)
     assert snapped.geom_type == "Polygon" and not snapped.is_empty and snapped.area > 0
+
+
+def check_positions(positions):
+    for position in positions:
+        assert len(position) == 2
+        assert all(math.isfinite(v) and round(v, 2) == v for v in position)

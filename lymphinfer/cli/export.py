@@ -1,0 +1,92 @@
+"""``lymphinfer export``."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lymphinfer.cli.enums import Format
+
+
+class View(StrEnum):
+    """Choices of ``--to``."""
+
+    csv = "csv"
+    parquet = "parquet"
+    geojson = "geojson"
+    geojson_points = "geojson-points"
+    anndata = "anndata"
+    spatialdata = "spatialdata"
+    ome_xml = "ome-xml"
+    labels = "labels"
+
+
+def export(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RESULT", help="A slide's result folder, or a folder with many of them."
+        ),
+    ],
+    to: Annotated[View, typer.Option("--to", "-t", help="What to write.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="The file. Default: beside the slide's summary.json."),
+    ] = None,
+    format: Annotated[
+        Format | None,
+        typer.Option("--format", "-f", help="Of GeoJSON. Default: what --out ends in, else zip."),
+    ] = None,
+    crop: Annotated[
+        bool | None,
+        typer.Option(
+            "--crop/--no-crop",
+            help="Of GeoJSON: subtract the slide's bounds, as QuPath does. "
+            "Default: as predict did.",
+        ),
+    ] = None,
+    mpp: Annotated[
+        float | None,
+        typer.Option(help="Of the label image: its pixel size, µm/px. Default: the slide's."),
+    ] = None,
+) -> None:
+    """Write the nuclei of a finished slide as a table, an image or objects for other programs.
+
+    csv, parquet: a row a nucleus; x_px and y_px are level-0 pixels, x_um and y_um µm, area_um2
+    µm², probabilities 0 to 1, call the deepest positive phenotype. geojson: the file for QuPath
+    again; geojson-points: its centroids. anndata: .h5ad for scanpy and squidpy. spatialdata: a
+    Zarr folder. ome-xml: ROIs for OMERO. labels: a pyramidal OME-TIFF of the csv's labels.
+    """
+    from rich.console import Console
+    from rich.markup import escape
+
+    from lymphinfer.errors import LymphinferError, ResultError
+    from lymphinfer.export.results import find_results, open_result
+    from lymphinfer.export.views import ViewOptions, write_view
+
+    console = Console(stderr=True)
+    folders = find_results(source)
+    if out is not None and len(folders) > 1:
+        raise ResultError(
+            f"--out {out} names one file, but {source} holds the results of {len(folders)} slides: "
+            "leave --out away, and each is written beside its summary"
+        )
+    options = ViewOptions(None if format is None else format.value, crop, mpp)
+    failed = 0
+    for folder in folders:
+        try:
+            with console.status(f"{escape(folder.name)}: {to.value}"):
+                written = write_view(open_result(folder), to.value, out, options)
+        except LymphinferError as error:
+            if len(folders) == 1:
+                raise
+            failed += 1
+            console.print(f"[bold red]Failed:[/] {escape(str(error))}", soft_wrap=True)
+        else:
+            sys.stdout.write(f"{written}\n")
+    if failed:
+        raise typer.Exit(1 if failed < len(folders) else 2)

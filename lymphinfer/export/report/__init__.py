@@ -1,0 +1,1 @@
+"""The report: pages to look at, made from the results alone."""
