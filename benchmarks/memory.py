@@ -7,34 +7,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-import psutil
+from process import run
 from rich.console import Console
 from rich.table import Table
 
 from lymphinfer.simulate.slide import write_large_slide
-
-
-def peak_mb(command: list[str]) -> tuple[float, float]:
-    """Peak resident memory of a command's process tree, MB, and its seconds."""
-    began, peak = time.perf_counter(), 0.0
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    tree = psutil.Process(process.pid)
-    while process.poll() is None:
-        try:
-            members = [tree, *tree.children(recursive=True)]
-            peak = max(peak, sum(p.memory_info().rss for p in members) / 2**20)
-        except psutil.NoSuchProcess:
-            pass
-        time.sleep(0.1)
-    if process.returncode:
-        raise SystemExit(f"{' '.join(command)}: exit code {process.returncode}")
-    return peak, time.perf_counter() - began
 
 
 def main() -> None:
@@ -51,7 +32,7 @@ def main() -> None:
             slide = Path(folder) / f"made-{side}.svs"
             write_large_slide(slide, side, mpp=arguments.mpp)
             out = Path(folder) / "out"
-            peak, seconds = peak_mb(
+            cost = run(
                 [sys.executable, "-m", "lymphinfer", "predict", str(slide), "--out", str(out),
                  "--bundle", arguments.bundle]
             )  # fmt: skip
@@ -60,8 +41,8 @@ def main() -> None:
                 f"{side:,}",
                 f"{summary['tissue_mm2']:.1f}",
                 f"{summary['nuclei']:,}",
-                f"{peak:,.0f}",
-                f"{seconds:.0f}",
+                f"{cost.peak_mb:,.0f}",
+                f"{cost.seconds:.0f}",
             )
             slide.unlink()
     Console().print(table)

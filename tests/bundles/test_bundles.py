@@ -103,3 +103,29 @@ def test_an_unknown_name_lists_the_known_ones(folder, monkeypatch):
 def test_a_base_rate_says_so_in_its_statement(folder):
     statement = read_manifest(folder).evidence["CD3e"]["statement"]
     assert "base rate" in statement and "nothing learned" in statement
+
+
+def test_context_beyond_the_halo_does_not_change_what_the_shipped_detector_says():
+    from pathlib import Path
+
+    import numpy as np
+    import stardist
+    from PIL import Image
+
+    picture = Image.open(Path(stardist.__file__).parent / "data/images/histo.jpg").convert("RGB")
+    pixels = np.asarray(picture.resize((832, 512)))
+    detector = load_bundle("he-v1-fast").detector
+    assert detector.halo_px == 128
+    whole = detector.infer(pixels).dense
+    x, y, core = 256, 192, 128
+    halo = detector.halo_px
+    part = detector.infer(
+        np.ascontiguousarray(pixels[y - halo : y + core + halo, x - halo : x + core + halo])
+    ).dense
+    inner = slice(halo // 2, (halo + core) // 2)
+    rows, columns = slice(y // 2, (y + core) // 2), slice(x // 2, (x + core) // 2)
+    assert np.abs(part.prob[inner, inner] - whole.prob[rows, columns]).max() < 1e-3
+    inside = whole.prob[rows, columns] > 0.3
+    assert inside.any()
+    difference = np.abs(part.dist[:, inner, inner] - whole.dist[:, rows, columns])
+    assert difference[:, inside].max() < 0.02
