@@ -1,3 +1,58 @@
-"""LymphInfer: lymphocyte markers from plain H&E whole-slide images."""
+"""LymphInfer: lymphocyte markers from plain H&E whole-slide images.
+
+From Python, as from a notebook::
+
+    import lymphinfer
+
+    result = lymphinfer.predict_slide("slide.svs")
+    batch = lymphinfer.predict_folder("slides/", "results/")
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from lymphinfer.errors import LymphinferError
+    from lymphinfer.predict.batch import predict_folder
+    from lymphinfer.predict.options import BatchOptions
+    from lymphinfer.predict.settings import PredictSettings, SlideResult
+    from lymphinfer.predict.slide import predict_slide
+    from lymphinfer.predict.summary import BatchResult, SlideOutcome
+
+_HOMES = {
+    "BatchOptions": "lymphinfer.predict.options",
+    "BatchResult": "lymphinfer.predict.summary",
+    "LymphinferError": "lymphinfer.errors",
+    "PredictSettings": "lymphinfer.predict.settings",
+    "SlideOutcome": "lymphinfer.predict.summary",
+    "SlideResult": "lymphinfer.predict.settings",
+    "predict_folder": "lymphinfer.predict.batch",
+    "predict_slide": "lymphinfer.predict.slide",
+}
+
+__all__ = [
+    "BatchOptions",
+    "BatchResult",
+    "LymphinferError",
+    "PredictSettings",
+    "SlideOutcome",
+    "SlideResult",
+    "__version__",
+    "predict_folder",
+    "predict_slide",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a name where it is first used: the command line answers ``--help`` without torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -12,6 +12,7 @@ from rich.logging import RichHandler
 
 from lymphinfer import __version__
 from lymphinfer.cli import gate, orion, weights
+from lymphinfer.cli.doctor import doctor
 from lymphinfer.cli.evaluate import evaluate
 from lymphinfer.cli.export import export
 from lymphinfer.cli.patch_size_study import patch_size_study
@@ -19,6 +20,7 @@ from lymphinfer.cli.predict import predict
 from lymphinfer.cli.report import report
 from lymphinfer.cli.retrain import retrain
 from lymphinfer.cli.simulate import simulate
+from lymphinfer.cli.status import status
 from lymphinfer.cli.table1 import table1
 from lymphinfer.errors import LymphinferError
 
@@ -31,6 +33,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(predict)
+app.command()(status)
+app.command()(doctor)
 app.command()(export)
 app.command()(report)
 for command in (simulate, retrain, evaluate, table1, patch_size_study):

@@ -11,6 +11,13 @@ class Format(StrEnum):
     geojson = "geojson"
 
 
+class Engine(StrEnum):
+    """Where the work is done, ``--engine``."""
+
+    local = "local"
+    dask = "dask"
+
+
 class Hierarchy(StrEnum):
     """Modes of ``--hierarchy``."""
 

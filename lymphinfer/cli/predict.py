@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lymphinfer.cli.enums import Format, Hierarchy
+from lymphinfer.cli.enums import Engine, Format, Hierarchy
 
 
 def predict(
     source: Annotated[
-        Path, typer.Argument(metavar="SLIDE|FOLDER", help="A slide, or a folder of slides.")
+        Path,
+        typer.Argument(
+            metavar="SLIDE|FOLDER|PATTERN|LIST",
+            help="A slide; a folder, searched with its subfolders; a quoted pattern such as "
+            "'slides/**/*.svs'; or a csv or tsv with the columns slide[, mpp, bundle, out].",
+        ),
     ],
     out: Annotated[
         Path | None,
@@ -44,15 +50,48 @@ def predict(
             "--crop/--no-crop", help="Subtract the slide's bounds, as QuPath does by default."
         ),
     ] = True,
-    redo: Annotated[bool, typer.Option(help="Compute again what is already there.")] = False,
+    redo: Annotated[
+        bool, typer.Option("--redo", help="Compute again what is already there.")
+    ] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try again what an earlier run failed on.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the slides and what would be done; do nothing.")
+    ] = False,
+    devices: Annotated[
+        str | None,
+        typer.Option(help="Several devices: cuda:0,cuda:1, or auto for every GPU. Over --device."),
+    ] = None,
+    slide_timeout: Annotated[
+        float | None, typer.Option(help="Seconds that one slide of a batch may take.")
+    ] = None,
+    stall_timeout: Annotated[
+        float, typer.Option(help="Seconds without a finished tile after which a slide has hung.")
+    ] = 1800,
+    memory_limit: Annotated[
+        float | None,
+        typer.Option(help="GB at which a worker is ended. Default: 90 % of what there is."),
+    ] = None,
+    engine: Annotated[
+        Engine, typer.Option(help="dask: on a cluster; needs the extra `cluster`.")
+    ] = Engine.local,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(help="Address of a Dask scheduler, tcp://host:8786. Default: a local one."),
+    ] = None,
 ) -> None:
     """Detect nuclei and estimate CD45, CD3e, CD4 and CD8a on H&E slides.
 
     Writes a file to drop on the open image in QuPath, a summary, and the nucleus table. The same
-    command again goes on where an interrupted one stopped.
+    command again goes on where an interrupted one stopped; started several times on the same
+    folder, on one machine or many, its processes share the slides.
     """
     # The command line answers --help before torch is loaded.
+    from lymphinfer.cli.predict_batch import list_jobs, run_batch
     from lymphinfer.cli.predict_run import run
+    from lymphinfer.predict.inputs import is_single
+    from lymphinfer.predict.options import BatchOptions
     from lymphinfer.predict.settings import PredictSettings
 
     settings = PredictSettings(
@@ -67,6 +106,20 @@ def predict(
         crop_to_bounds=crop,
         redo=redo,
     )
-    code = run(source, out, settings)
+    options = BatchOptions(
+        devices=tuple(name.strip() for name in (devices or "").split(",") if name.strip()),
+        slide_timeout=slide_timeout,
+        stall_timeout=stall_timeout,
+        memory_limit_gb=memory_limit,
+        retry_failed=retry_failed,
+    )
+    if dry_run:
+        code = list_jobs(source, out, settings, options)
+    elif is_single(source) and len(options.devices) < 2 and engine is Engine.local:
+        if options.devices:
+            settings = replace(settings, device=options.devices[0])
+        code = run(source, out, settings)
+    else:
+        code = run_batch(source, out, settings, options, engine=engine, scheduler=scheduler)
     if code:
         raise typer.Exit(code)

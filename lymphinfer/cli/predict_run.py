@@ -1,4 +1,4 @@
-"""What ``lymphinfer predict`` prints while it works and when it is done."""
+"""What ``lymphinfer predict`` prints while it works on one slide and when it is done."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from rich.progress import (
 from rich.table import Table
 
 from lymphinfer.bundles.schema import BundleManifest, Evidence
-from lymphinfer.errors import LymphinferError
 from lymphinfer.predict.inputs import find_jobs
 from lymphinfer.predict.settings import PredictSettings, SlideResult
 from lymphinfer.predict.slide import load, predict_slide
@@ -74,55 +73,34 @@ class ProgressBar:
 
 
 def run(source: Path, out: Path | None, settings: PredictSettings) -> int:
-    """Predict and print.
+    """Predict one slide and print.
 
     Returns
     -------
     int
-        Exit code: 0 all done, 1 some slides failed, 2 none could be done.
+        Exit code 0.
 
     Raises
     ------
     LymphinferError
-        Nothing could be begun.
+        It could not be done.
     """
     console = Console(stderr=True)
-    jobs = find_jobs(source, out)
+    (job,) = find_jobs(source, out)
     bundle = load(settings)
-    _print_bundle(console, bundle.manifest)
-    failed: list[tuple[Path, str]] = []
-    results: list[SlideResult] = []
+    print_bundle(console, bundle.manifest)
     with ProgressBar(console) as progress:
-        for job in jobs:
-            try:
-                result = predict_slide(
-                    job.slide, job.folder, settings=settings, bundle=bundle, progress=progress
-                )
-            except LymphinferError as error:
-                if len(jobs) == 1:
-                    raise
-                failed.append((job.slide, str(error)))
-                console.print(f"[bold red]Failed:[/] {escape(str(error))}", soft_wrap=True)
-            else:
-                results.append(result)
-                if len(jobs) > 1:
-                    console.print(
-                        f"[green]Done:[/] {escape(str(result.file))} ({result.n_nuclei:,} nuclei)",
-                        soft_wrap=True,
-                    )
-    if len(jobs) == 1:
-        _print_slide(console, results[0], bundle.manifest)
-    else:
-        _print_batch(console, results, failed)
-    for result in results:
-        # The one thing on stdout, so that a script can take it.
-        sys.stdout.write(f"{result.file}\n")
-    if not failed:
-        return 0
-    return 1 if results else 2
+        result = predict_slide(
+            job.slide, job.folder, settings=settings, bundle=bundle, progress=progress
+        )
+    print_slide(console, result, bundle.manifest)
+    # The one thing on stdout, so that a script can take it.
+    sys.stdout.write(f"{result.file}\n")
+    return 0
 
 
-def _print_bundle(console: Console, manifest: BundleManifest) -> None:
+def print_bundle(console: Console, manifest: BundleManifest) -> None:
+    """Say which bundle is used, and warn of a simulated one."""
     console.print(f"Bundle [bold]{escape(manifest.name)}[/] {escape(manifest.version)}: "
                   f"{escape(manifest.summary)}")  # fmt: skip
     if manifest.is_simulated:
@@ -132,7 +110,8 @@ def _print_bundle(console: Console, manifest: BundleManifest) -> None:
         )
 
 
-def _print_slide(console: Console, result: SlideResult, manifest: BundleManifest) -> None:
+def print_slide(console: Console, result: SlideResult, manifest: BundleManifest) -> None:
+    """Print the closing table of one slide."""
     summary = result.summary
     table = Table(
         title=f"{summary['nuclei']:,} nuclei in {summary['tissue_mm2']:.2f} mm² of tissue"
@@ -167,25 +146,3 @@ def _print_slide(console: Console, result: SlideResult, manifest: BundleManifest
     console.print(f"{result.seconds:.1f} s{pace}")
     console.print(f"[bold]In QuPath:[/] open {escape(summary['slide']['name'])}, then drag this "
                   "file onto the image:", soft_wrap=True)  # fmt: skip
-
-
-def _print_batch(
-    console: Console, results: list[SlideResult], failed: list[tuple[Path, str]]
-) -> None:
-    table = Table(title=f"{len(results)} slides done, {len(failed)} failed")
-    table.add_column("slide")
-    table.add_column("nuclei", justify="right")
-    table.add_column("tissue mm²", justify="right")
-    table.add_column("s", justify="right")
-    table.add_column("reason")
-    for result in results:
-        table.add_row(
-            escape(result.slide.name),
-            f"{result.n_nuclei:,}",
-            f"{result.summary['tissue_mm2']:.2f}",
-            f"{result.seconds:.1f}",
-            "",
-        )
-    for slide, reason in failed:
-        table.add_row(escape(slide.name), "-", "-", "-", f"[red]{escape(reason)}[/]")
-    console.print(table)

@@ -1,21 +1,55 @@
-"""What a user points at: a slide, a folder of slides, or a list."""
+"""What a user points at: a slide, a folder of slides, a pattern, or a list."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import glob
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lymphinfer.errors import SlideError
-from lymphinfer.predict.slide import default_out, slide_stem
+from lymphinfer.predict.naming import default_out, slide_stem
+from lymphinfer.predict.settings import PredictSettings
 from lymphinfer.slides import SLIDE_SUFFIXES
+
+LIST_SUFFIXES = (".csv", ".tsv")
 
 
 @dataclass(frozen=True)
 class Job:
-    """A slide and the folder of its results."""
+    """A slide and the folder of its results.
+
+    Attributes
+    ----------
+    slide, folder : Path
+    mpp : float or None
+        The slide's own pixel size, over the settings' one.
+    bundle : str or None
+        The slide's own bundle, over the settings' one.
+    """
 
     slide: Path
     folder: Path
+    mpp: float | None = None
+    bundle: str | None = None
+
+    def settings(self, common: PredictSettings) -> PredictSettings:
+        """Settings of this slide."""
+        return replace(
+            common,
+            mpp=common.mpp if self.mpp is None else self.mpp,
+            bundle=self.bundle or common.bundle,
+        )
+
+
+def results_root(source: Path, out: Path | None = None) -> Path:
+    """Root of the results of a source: `out`, or ``<stem>.lymphinfer`` beside the source."""
+    return out if out is not None else default_out(_base(source))
+
+
+def is_single(source: Path) -> bool:
+    """Whether a source names one slide, not several."""
+    return not (source.is_dir() or _is_pattern(source) or source.suffix.lower() in LIST_SUFFIXES)
 
 
 def find_jobs(source: Path, out: Path | None = None) -> list[Job]:
@@ -24,48 +58,91 @@ def find_jobs(source: Path, out: Path | None = None) -> list[Job]:
     Parameters
     ----------
     source : Path
-        A slide, or a folder that is searched with its subfolders by known suffixes; hidden files
-        and result folders are passed over.
+        A slide; a folder that is searched with its subfolders by known suffixes, where hidden
+        files, result folders and the folders of MIRAX slides are passed over; a pattern such as
+        ``slides/**/*.svs``; or a csv or tsv list, see `lymphinfer.predict.lists.read_list`.
     out : Path, optional
         Root of the results; by default ``<stem>.lymphinfer`` beside the source.
 
     Returns
     -------
     list of Job
-        In the order of their paths.
+        In the order of their paths, or of the list. A folder that is called like a slide is among
+        them: it fails with its reason when it is opened.
 
     Raises
     ------
     SlideError
-        The source is missing, or the folder holds no slide.
+        The source is missing, holds no slide, or is a list with bad rows.
     """
-    out = out if out is not None else default_out(source)
-    if not source.is_dir():
-        if not source.exists():
-            raise SlideError(f"{source}: no such file or folder")
-        return [Job(source, out / slide_stem(source))]
-    slides = sorted(
-        p
-        for p in source.rglob("*")
-        if p.suffix.lower() in SLIDE_SUFFIXES
-        and not any(
-            part.startswith(".") or part.endswith(".lymphinfer")
-            for part in p.relative_to(source).parts
-        )
-        and not p.is_relative_to(out)
-        and not p.is_dir()
-    )
-    if not slides:
-        raise SlideError(
-            f"{source}: no slide found in this folder; looked for {', '.join(SLIDE_SUFFIXES)}"
-        )
-    names: dict[Path, int] = {}
+    out = results_root(source, out)
+    if source.is_dir():
+        slides = _slides_in(source, source.rglob("*"), out)
+        if not slides:
+            raise SlideError(
+                f"{source}: no slide found in this folder; looked for {', '.join(SLIDE_SUFFIXES)}"
+            )
+        return _mirrored(slides, source, out)
+    if _is_pattern(source):
+        base = _base(source)
+        found = glob.glob(str(source), recursive=True)  # noqa: PTH207 - Path.glob takes no absolute
+        slides = _slides_in(base, map(Path, found), out)
+        if not slides:
+            raise SlideError(
+                f"{source}: no slide matches this pattern; looked for {', '.join(SLIDE_SUFFIXES)}"
+            )
+        return _mirrored(slides, base, out)
+    if not source.exists():
+        raise SlideError(f"{source}: no such file or folder")
+    if source.suffix.lower() in LIST_SUFFIXES:
+        from lymphinfer.predict.lists import read_list
+
+        return read_list(source, out)
+    return [Job(source, out / slide_stem(source))]
+
+
+def _is_pattern(source: Path) -> bool:
+    return glob.has_magic(str(source)) and not source.exists()
+
+
+def _base(source: Path) -> Path:
+    """Folder from which a pattern's matches are named: all that comes before its first wildcard."""
+    if not _is_pattern(source):
+        return source
+    fixed = []
+    for part in source.parts:
+        if glob.has_magic(part):
+            break
+        fixed.append(part)
+    return Path(*fixed)
+
+
+def _slides_in(base: Path, paths: Iterable[Path], out: Path) -> list[Path]:
+    """Slides among paths below a folder, sorted."""
+    results = out.absolute()
+    slides = []
+    for path in paths:
+        inner = path.relative_to(base).parts
+        if path.suffix.lower() not in SLIDE_SUFFIXES or path.absolute().is_relative_to(results):
+            continue
+        if any(part.startswith(".") or part.endswith(".lymphinfer") for part in inner):
+            continue
+        above = [base.joinpath(*inner[:n]) for n in range(1, len(inner))]
+        # The pixels of a MIRAX slide lie in a folder of its name.
+        if not any(folder.with_name(f"{folder.name}.mrxs").is_file() for folder in above):
+            slides.append(path)
+    return sorted(slides)
+
+
+def _mirrored(slides: list[Path], base: Path, out: Path) -> list[Job]:
+    """Jobs whose folders mirror the tree below a folder."""
+    taken: set[Path] = set()
     jobs = []
     for slide in slides:
-        folder = out / slide.relative_to(source).parent / slide_stem(slide)
+        folder = out / slide.relative_to(base).parent / slide_stem(slide)
         # Two slides that differ in their suffix alone keep apart.
-        names[folder] = names.get(folder, 0) + 1
-        if names[folder] > 1:
+        if folder in taken:
             folder = folder.with_name(slide.name)
+        taken.add(folder)
         jobs.append(Job(slide, folder))
     return jobs

@@ -21,9 +21,13 @@ from lymphinfer.markers.hierarchy import apply_hierarchy, call_phenotypes
 from lymphinfer.markers.patches import cut_patches
 from lymphinfer.nuclei.detector import Detection, polygon_centroids
 from lymphinfer.nuclei.polygons import Rings, clean
+from lymphinfer.predict.memory import CarefulDevice
 from lymphinfer.slides import Shard, Slide, Tile, TileGrid
 
 OnTile = Callable[[int], None]
+
+DROPPED_KEY = b"lymphinfer.dropped"
+"""Metadata of a shard's table: outlines that could not be made valid, where there are any."""
 
 
 class StageClock:
@@ -69,6 +73,7 @@ class _ShardInProgress:
     rings: list[Rings] = field(default_factory=list)
     probability: list[NDArray[np.float32]] = field(default_factory=list)
     logits: list[NDArray[np.float32]] = field(default_factory=list)
+    dropped: int = 0
 
 
 class TilePipeline:
@@ -102,7 +107,7 @@ class TilePipeline:
         self.slide, self.bundle, self.grid = slide, bundle, grid
         self.hierarchy, self.workers, self.clock = hierarchy, workers, clock
         self.identity = slide.identity()
-        self.dropped = 0
+        self.device = CarefulDevice(bundle.detector, bundle.markers)
 
     def run(
         self, shards: Sequence[Shard], on_tile: OnTile = lambda n: None
@@ -123,7 +128,7 @@ class TilePipeline:
         progress = {shard.id: _ShardInProgress(len(shard.tiles)) for shard in shards}
         depth = self.workers + 1
         reading: deque[tuple[Shard, Tile, Future[NDArray[np.uint8]]]] = deque()
-        decoding: deque[tuple[Shard, Future[TileNuclei]]] = deque()
+        decoding: deque[tuple[Shard, list[Future[TileNuclei]]]] = deque()
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="lymphinfer")
 
         def read_ahead() -> None:
@@ -138,26 +143,30 @@ class TilePipeline:
                     pixels = read.result()
                     read_ahead()
                     with self.clock("detect"):
-                        dense = self.bundle.detector.infer(pixels)
-                    decoding.append((shard, pool.submit(self._decode, tile, pixels, dense)))
-                while decoding and (not reading or len(decoding) >= depth or decoding[0][1].done()):
+                        pieces = list(self.device.infer(tile, pixels))
+                    decoding.append((shard, [pool.submit(self._decode, *p) for p in pieces]))
+                while decoding and (
+                    not reading or len(decoding) >= depth or all(f.done() for f in decoding[0][1])
+                ):
                     shard, decoded = decoding.popleft()
-                    nuclei = decoded.result()
-                    with self.clock("classify"):
-                        logits = self.bundle.markers.logits(nuclei.patches, nuclei.detection)
-                    on_tile(len(nuclei.rings))
-                    self.dropped += nuclei.dropped
                     state = progress[shard.id]
+                    on_tile(sum(self._classify(part.result(), state) for part in decoded))
                     state.missing -= 1
-                    state.rings.append(nuclei.rings)
-                    state.probability.append(nuclei.detection.probability)
-                    state.logits.append(logits)
                     if not state.missing:
                         yield shard, self._table(progress.pop(shard.id))
                     if reading:
                         break
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+    def _classify(self, nuclei: TileNuclei, state: _ShardInProgress) -> int:
+        with self.clock("classify"):
+            logits = self.device.logits(nuclei.patches, nuclei.detection)
+        state.rings.append(nuclei.rings)
+        state.probability.append(nuclei.detection.probability)
+        state.logits.append(logits)
+        state.dropped += nuclei.dropped
+        return len(nuclei.rings)
 
     def _read(self, tile: Tile) -> NDArray[np.uint8]:
         x0, y0, x1, y1 = tile.halo
@@ -200,7 +209,7 @@ class TilePipeline:
             callable_markers=[not b for b in base_rate],
         )
         with self.clock("table"):
-            return build_table(
+            table = build_table(
                 panel,
                 slide_identity=self.identity,
                 bundle_sha256=manifest.sha256,
@@ -210,3 +219,8 @@ class TilePipeline:
                 calls=calls,
                 mpp=self.slide.mpp,
             )
+        if not shard.dropped:
+            return table
+        # With the shard, so that a resumed run tells of the same outlines as an undisturbed one.
+        metadata = {**(table.schema.metadata or {}), DROPPED_KEY: str(shard.dropped).encode()}
+        return table.replace_schema_metadata(metadata)

@@ -10,8 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from tests.predict.conftest import disc_bundle, disc_slide, write_svs  # noqa: F401
+from lymphinfer.cli.app import app
+from lymphinfer.errors import LymphinferError
+from tests.predict.conftest import disc_bundle, disc_image, disc_slide, write_svs  # noqa: F401
 
 
 def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -27,6 +30,19 @@ def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProc
 @pytest.fixture(scope="module")
 def options(disc_bundle) -> list[str]:  # noqa: F811
     return ["--bundle", str(disc_bundle), "--device", "cpu", "--precision", "fp32"]
+
+
+def invoke(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """The command without an interpreter of its own."""
+    done = CliRunner(env={"COLUMNS": "200"}).invoke(app, [*map(str, arguments)])
+    error = str(done.exception) if isinstance(done.exception, LymphinferError) else ""
+    code = 2 if error else done.exit_code
+    return subprocess.CompletedProcess(arguments, code, done.stdout, done.stderr + error)
+
+
+@pytest.fixture(scope="module")
+def small_slide(tmp_path_factory) -> Path:
+    return write_svs(tmp_path_factory.mktemp("small") / "a.svs", disc_image(300, 300)[0])
 
 
 def assert_clear(done: subprocess.CompletedProcess[str], *words: str) -> None:
@@ -60,7 +76,7 @@ def test_a_folder_with_a_broken_slide_does_the_others_and_exits_with_1(
     (slides / ".hidden.svs").write_text("")
     done = run("predict", slides, "--out", tmp_path / "out", *options)
     assert done.returncode == 1
-    assert_clear(done, "text.svs", "empty.svs", "2 slides done, 2 failed")
+    assert_clear(done, "text.svs", "empty.svs", "folder.svs", "2 slides done, 3 failed")
     assert sorted(p.relative_to(tmp_path / "out") for p in tmp_path.rglob("*.zip")) == [
         Path("good/good.zip"),
         Path("sub/good/good.zip"),
@@ -118,10 +134,59 @@ def test_other_formats_hold_the_same_collection(disc_slide, options, tmp_path, f
         assert len(collection["features"]) == summary["nuclei"] > 100
 
 
+def test_a_dry_run_lists_what_would_be_done_and_does_nothing(small_slide, options, tmp_path):
+    slides, out = tmp_path / "slides", tmp_path / "out"
+    slides.mkdir()
+    shutil.copy(small_slide, slides / "good.svs")
+    (slides / "text.svs").write_text("not a slide")
+    done = invoke("predict", slides, "--out", out, "--dry-run", *options)
+    assert done.returncode == 0, done.stderr
+    assert sorted(line.split("\t")[0] for line in done.stdout.splitlines()) == ["predict"] * 2
+    assert not out.exists()
+    assert invoke("predict", slides, "--out", out, *options).returncode == 1
+    done = invoke("predict", slides, "--out", out, "--dry-run", *options)
+    assert [line.split("\t")[0] for line in done.stdout.splitlines()] == ["done", "failed before"]
+    assert_clear(done, "1 done, 1 failed before", "Nothing was done")
+    done = invoke("predict", slides, "--out", out, *options)
+    assert_clear(done, "Failed before, --retry-failed tries again", "text.svs")
+    assert done.stdout.splitlines() == [str(out / "good" / "good.zip")]
+
+
+def test_a_pattern_and_a_list_are_taken(small_slide, options, tmp_path):
+    shutil.copy(small_slide, tmp_path / "a.svs")
+    done = invoke("predict", tmp_path / "*.svs", "--out", tmp_path / "one", *options)
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "list.csv").write_text("slide,mpp\na.svs,often\n")
+    done = invoke("predict", tmp_path / "list.csv", "--out", tmp_path / "two", *options)
+    assert done.returncode == 2
+    assert_clear(done, "line 2", "often")
+
+
+def test_wrong_batch_options_and_a_missing_device_are_named(options, tmp_path):
+    done = invoke("predict", tmp_path, "--slide-timeout", 0, "--memory-limit", -1, *options)
+    assert done.returncode == 2
+    assert_clear(done, "--slide-timeout 0", "--memory-limit -1")
+    (tmp_path / "a.svs").write_text("")
+    done = invoke("predict", tmp_path, "--devices", "cpu,cuda:9", "--bundle", options[1])
+    assert done.returncode == 2
+    assert_clear(done, "cuda:9", "cpu")
+
+
+def test_the_package_offers_its_functions_without_loading_torch():
+    code = (
+        "import sys, lymphinfer; assert 'torch' not in sys.modules; "
+        "assert {'predict_slide', 'predict_folder', 'BatchResult'} <= set(dir(lymphinfer)); "
+        "print(lymphinfer.predict_folder.__name__, lymphinfer.BatchOptions().slide_timeout)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                          cwd=Path(__file__).parents[2])  # fmt: skip
+    assert done.stdout.split() == ["predict_folder", "None"], done.stderr
+
+
 def test_help_names_every_command_without_loading_torch():
     done = run("--help")
     assert done.returncode == 0
-    for command in ("predict", "simulate", "orion", "gate"):
+    for command in ("predict", "status", "doctor", "simulate", "orion", "gate"):
         assert command in done.stdout
     probe = subprocess.run(
         [sys.executable, "-c", "import sys, lymphinfer.cli.app; print('torch' in sys.modules)"],

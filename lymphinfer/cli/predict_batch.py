@@ -1,0 +1,244 @@
+"""What ``lymphinfer predict`` prints while it works on many slides and when they are done."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from lymphinfer.bundles.registry import find_bundle
+from lymphinfer.bundles.schema import read_manifest
+from lymphinfer.cli.enums import Engine
+from lymphinfer.cli.predict_run import print_bundle
+from lymphinfer.cli.status import duration
+from lymphinfer.predict.batch import run_jobs
+from lymphinfer.predict.claims import Claims
+from lymphinfer.predict.inputs import Job, find_jobs, results_root
+from lymphinfer.predict.options import BatchOptions
+from lymphinfer.predict.platform import exit_on_sigterm
+from lymphinfer.predict.settings import PredictSettings
+from lymphinfer.predict.state import Status, read_state
+from lymphinfer.predict.summary import CSV_NAME, BatchResult, SlideOutcome
+
+MAX_ROWS = 40
+
+
+class BatchBar:
+    """A bar for the batch and one for each slide at work; a line for each slide that ends."""
+
+    def __init__(self, console: Console, slides: int):
+        self.console = console
+        self.bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self.all = self.bar.add_task("slides", total=slides, note="")
+        self.tasks: dict[Path, TaskID] = {}
+        self.nuclei: Counter[Path] = Counter()
+        self.waited_for = ""
+
+    def __enter__(self) -> Self:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.bar.stop()
+
+    def began(self, job: Job, device: str, tiles: int, done: int) -> None:
+        """See `lymphinfer.predict.progress.BatchProgress`."""
+        self._remove(job.folder)
+        name = f"  {escape(job.slide.name)} on {device}"
+        self.tasks[job.folder] = self.bar.add_task(name, total=tiles, completed=done, note="tiles")
+
+    def advanced(self, job: Job, nuclei: int) -> None:
+        """See `lymphinfer.predict.progress.BatchProgress`."""
+        task = self.tasks.get(job.folder)
+        if task is not None:
+            self.nuclei[job.folder] += nuclei
+            note = f"tiles, {self.nuclei[job.folder]:,} nuclei"
+            self.bar.update(task, advance=1, note=note)
+
+    def ended(self, outcome: SlideOutcome, *, again: bool = False) -> None:
+        """See `lymphinfer.predict.progress.BatchProgress`."""
+        self._remove(outcome.folder)
+        self.bar.update(self.all, advance=1)
+        if outcome.status is Status.DONE:
+            line = f"[green]Done:[/] {escape(str(outcome.file))} ({outcome.nuclei:,} nuclei)"
+        else:
+            before = " before, --retry-failed tries again" if again else ""
+            slide = escape(str(outcome.slide))
+            line = f"[bold red]Failed{before}:[/] {slide}: {escape(_reason(outcome))}"
+        self.console.print(line, soft_wrap=True)
+
+    def waiting(self, slides: int, owner: str) -> None:
+        """See `lymphinfer.predict.progress.BatchProgress`."""
+        note = f"waiting for {owner}"
+        self.bar.update(self.all, note=note)
+        if note != self.waited_for and not self.console.is_terminal:
+            self.console.print(f"{slides} slides are in other hands: {note}", soft_wrap=True)
+        self.waited_for = note
+
+    def _remove(self, folder: Path) -> None:
+        task = self.tasks.pop(folder, None)
+        if task is not None:
+            self.bar.remove_task(task)
+
+
+def run_batch(
+    source: Path,
+    out: Path | None,
+    settings: PredictSettings,
+    options: BatchOptions,
+    *,
+    engine: Engine = Engine.local,
+    scheduler: str | None = None,
+) -> int:
+    """Predict many slides and print.
+
+    Returns
+    -------
+    int
+        Exit code: 0 all done, 1 some slides failed, 2 none could be done.
+
+    Raises
+    ------
+    LymphinferError
+        Nothing could be begun.
+    """
+    exit_on_sigterm()
+    console = Console(stderr=True)
+    root = results_root(source, out)
+    jobs = find_jobs(source, root)
+    print_bundle(console, read_manifest(find_bundle(settings.bundle)))
+    with BatchBar(console, len(jobs)) as progress:
+        if engine is Engine.dask:
+            from lymphinfer.predict.dask_engine import run_on_dask
+
+            result = run_on_dask(jobs, root, settings, options, progress, scheduler=scheduler)
+        else:
+            result = run_jobs(jobs, root, settings, options, progress)
+    print_batch(console, result)
+    for outcome in result.done:
+        # The one thing on stdout, so that a script can take it.
+        sys.stdout.write(f"{outcome.file}\n")
+    return result.exit_code
+
+
+def list_jobs(
+    source: Path, out: Path | None, settings: PredictSettings, options: BatchOptions
+) -> int:
+    """Print what a run would do.
+
+    Returns
+    -------
+    int
+        Exit code 0.
+    """
+    claims = Claims(settings, retry_failed=options.retry_failed)
+    counts: Counter[str] = Counter()
+    for job in find_jobs(source, out):
+        state = read_state(job.folder)
+        if claims.failed_before(job, state):
+            todo = "failed before"
+        elif state is not None and state.status is Status.DONE and not settings.redo:
+            todo = "done"
+        elif state is not None and state.status is Status.RUNNING:
+            todo = "go on"
+        else:
+            todo = "predict"
+        counts[todo] += 1
+        sys.stdout.write(f"{todo}\t{job.slide}\t{job.folder}\n")
+    words = ", ".join(f"{count} {name}" for name, count in counts.items())
+    Console(stderr=True).print(f"{words}. Nothing was done.")
+    return 0
+
+
+def print_batch(console: Console, result: BatchResult) -> None:
+    """Print the closing table: all slides of a small batch, what failed of a large one."""
+    done, failed = result.done, result.failed
+    left = len(result.outcomes) - len(done) - len(failed)
+    title = f"{len(done)} slides done, {len(failed)} failed" + (f", {left} left" if left else "")
+    table = Table(title=title)
+    for name in ("slide", "nuclei", "tissue mm²", "s", "s/mm²", "reason"):
+        table.add_column(name, justify="left" if name in ("slide", "reason") else "right")
+    shown = result.outcomes if len(result.outcomes) <= MAX_ROWS else failed
+    for outcome in shown:
+        table.add_row(*_cells(outcome, result.root))
+    if done and len(result.outcomes) > 1:
+        nuclei = sum(o.nuclei or 0 for o in done)
+        tissue = sum(o.tissue_mm2 or 0 for o in done)
+        table.add_section()
+        table.add_row("all done", f"{nuclei:,}", f"{tissue:.2f}", f"{result.seconds:.1f}", "", "")
+    console.print(table)
+    retried = sum(o.shards_retried for o in result.outcomes)
+    if retried:
+        console.print(f"{retried} shards were computed again since their worker was lost.")
+    if result.stopped:
+        console.print(
+            f"[bold red]Stopped:[/] {escape(result.stopped)}\nThe same command goes on from here.",
+            soft_wrap=True,
+        )
+    console.print(
+        f"{duration(result.seconds)} h; a row a slide in {escape(str(result.root / CSV_NAME))}",
+        soft_wrap=True,
+    )
+
+
+def _cells(outcome: SlideOutcome, root: Path) -> list[str]:
+    name = escape(_name(outcome, root))
+    if outcome.status is not Status.DONE:
+        reason = escape(_reason(outcome))
+        return [name, "-", "-", f"{outcome.seconds:.1f}", "-", f"[red]{reason}[/]"]
+    pace = outcome.seconds_per_mm2
+    return [
+        name,
+        f"{outcome.nuclei:,}",
+        f"{outcome.tissue_mm2 or 0:.2f}",
+        f"{outcome.seconds:.1f}",
+        "-" if pace is None else f"{pace:.1f}",
+        "",
+    ]
+
+
+def _name(outcome: SlideOutcome, root: Path) -> str:
+    """A slide's place in the tree, since two folders may hold the same name."""
+    slide, folder = outcome.slide, outcome.folder
+    if not folder.is_relative_to(root):
+        return str(slide)
+    return str(folder.relative_to(root).parent / slide.name)
+
+
+def _reason(outcome: SlideOutcome) -> str:
+    """Why a slide has no results, without its own path, which stands beside it."""
+    if outcome.status is not Status.FAILED:
+        return "not come to"
+    return outcome.reason.removeprefix(f"{outcome.slide}: ")

@@ -1,0 +1,93 @@
+"""``lymphinfer status``."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from lymphinfer.errors import ResultError
+from lymphinfer.predict.locks import FolderLock
+from lymphinfer.predict.state import SlideState, Status, find_states
+
+
+def status(
+    results: Annotated[Path, typer.Argument(help="The --out of `lymphinfer predict`.")],
+    watch: Annotated[bool, typer.Option("--watch", help="Until nothing runs any more.")] = False,
+    interval: Annotated[float, typer.Option(help="Seconds between two looks.", min=0.1)] = 2.0,
+) -> None:
+    """Show how far a batch is, from its state files: on any machine that sees the results."""
+    if not results.is_dir():
+        raise ResultError(f"{results}: no such folder; give the --out of lymphinfer predict")
+    console = Console()
+    states = list(find_states(results))
+    if not states:
+        raise ResultError(
+            f"{results}: no batch has left a state here; give the --out of lymphinfer predict"
+        )
+    if not watch:
+        console.print(overview(results, states))
+        return
+    with Live(overview(results, states), console=console, auto_refresh=False) as live:
+        while any(s.status in (Status.RUNNING, Status.QUEUED) for _, s in states):
+            time.sleep(interval)
+            states = list(find_states(results))
+            live.update(overview(results, states), refresh=True)
+
+
+def overview(root: Path, states: list[tuple[Path, SlideState]]) -> RenderableType:
+    """Counts of each status, the slides at work, and the failed ones with their reasons.
+
+    Parameters
+    ----------
+    root : Path
+    states : list of (Path, SlideState)
+        From `find_states`.
+
+    Returns
+    -------
+    rich renderable
+    """
+    by_status = {status: [(f, s) for f, s in states if s.status is status] for status in Status}
+    parts: list[RenderableType] = [
+        Text(f"{len(states)} slides: " + ", ".join(f"{len(v)} {k}" for k, v in by_status.items()))
+    ]
+    if by_status[Status.RUNNING]:
+        table = Table("running", "tiles", "nuclei", "for", "attempt", "where")
+        for folder, state in by_status[Status.RUNNING]:
+            alive = FolderLock(folder).is_held()
+            table.add_row(
+                escape(_name(root, folder)),
+                f"{state.tiles_done:,} / {state.tiles:,}" if state.tiles else "",
+                f"{state.nuclei:,}",
+                duration(time.time() - state.since),
+                str(state.attempts),
+                escape(f"{state.host} {state.device} (pid {state.pid})")
+                if alive
+                else "[yellow]interrupted: the same predict command goes on[/]",
+            )
+        parts.append(table)
+    if by_status[Status.FAILED]:
+        table = Table("failed", "attempt", "reason")
+        for folder, state in by_status[Status.FAILED]:
+            reason = state.reason.removeprefix(f"{state.slide}: ")
+            table.add_row(escape(_name(root, folder)), str(state.attempts), escape(reason))
+        parts.append(table)
+    return Group(*parts)
+
+
+def _name(root: Path, folder: Path) -> str:
+    return str(folder.relative_to(root)) if folder != root else folder.name
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds, as ``1:02:03``."""
+    hours, rest = divmod(max(0, int(seconds)), 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}"

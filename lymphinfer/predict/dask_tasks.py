@@ -1,0 +1,86 @@
+"""What a Dask worker runs: the functions of the local engine, with one bundle a process."""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from distributed import get_worker
+
+from lymphinfer.bundles.loading import Bundle
+from lymphinfer.bundles.registry import find_bundle
+from lymphinfer.bundles.schema import read_manifest
+from lymphinfer.predict.dask_cluster import THREADS
+from lymphinfer.predict.finish import finish_slide
+from lymphinfer.predict.messages import Failed, failure
+from lymphinfer.predict.plan import ShardsDone, SlidePlan, predict_shards
+from lymphinfer.predict.settings import PredictSettings, SlideResult
+from lymphinfer.predict.slide import open_plan
+from lymphinfer.predict.worker import BundleCache
+
+STARTS = "lymphinfer-starts"
+"""Topic of the scheduler's log on which every task says that it begins."""
+
+_bundles = BundleCache()
+# A network belongs to one thread at a time, however many threads a worker has.
+_device = threading.Lock()
+
+
+def plan(path: Path, folder: Path, settings: PredictSettings) -> SlidePlan | SlideResult | Failed:
+    """Plan a slide, see `plan_slide`; a failure is an answer, not an exception."""
+    try:
+        with _device:
+            return open_plan(path, folder, settings, _bundle(settings))
+    except Exception as error:
+        return failure(error)
+
+
+def shards(key: str, part: SlidePlan, settings: PredictSettings) -> ShardsDone | Failed:
+    """Compute the shards of a plan that `SlidePlan.only` has cut down to them.
+
+    Parameters
+    ----------
+    key : str
+        Name of the task, told at its start: a second start under it is a retry.
+    part : SlidePlan
+    settings : PredictSettings
+
+    Returns
+    -------
+    ShardsDone or Failed
+    """
+    get_worker().log_event(STARTS, key)
+    try:
+        with _device:
+            # As the plan resolved it, whatever this worker's device prefers.
+            settings = replace(settings, precision=_short(part.precision))
+            ids = [shard.id for shard in part.shards]
+            return predict_shards(part, ids, _bundle(settings))
+    except Exception as error:
+        return failure(error)
+
+
+def finish(
+    whole: SlidePlan, settings: PredictSettings, seconds: dict[str, float], total_seconds: float
+) -> SlideResult | Failed:
+    """Write the views of a slide, see `finish_slide`."""
+    try:
+        manifest = read_manifest(find_bundle(settings.bundle))
+        return finish_slide(whole, manifest, seconds=seconds, total_seconds=total_seconds)
+    except Exception as error:
+        return failure(error)
+
+
+def _bundle(settings: PredictSettings) -> Bundle:
+    # Dask starts its workers with OMP_NUM_THREADS=1.
+    threads = int(os.environ.get(THREADS) or get_worker().state.nthreads)
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
+    return _bundles.get(settings)
+
+
+def _short(precision: str) -> str:
+    return {"bfloat16": "bf16", "float16": "fp16"}.get(precision, precision)

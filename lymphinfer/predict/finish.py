@@ -1,0 +1,123 @@
+"""The views of a slide, written once all of its shards are there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lymphinfer import __version__
+from lymphinfer.bundles.schema import BundleManifest
+from lymphinfer.cells.parts import list_parts, read_parts
+from lymphinfer.export.geojson import write_geojson
+from lymphinfer.export.summary import Counts, summarise, write_summary
+from lymphinfer.predict.naming import SUMMARY, slide_stem
+from lymphinfer.predict.pipeline import DROPPED_KEY
+from lymphinfer.predict.plan import SlidePlan, remove_parts
+from lymphinfer.predict.settings import SlideResult
+
+
+def finish_slide(
+    plan: SlidePlan,
+    manifest: BundleManifest,
+    *,
+    seconds: Mapping[str, float],
+    total_seconds: float,
+) -> SlideResult:
+    """Write the views of a slide whose parts are all there.
+
+    Parameters
+    ----------
+    plan : SlidePlan
+    manifest : BundleManifest
+    seconds : mapping
+        Of the stages of all shards.
+    total_seconds : float
+        Wall time so far.
+
+    Returns
+    -------
+    SlideResult
+
+    Raises
+    ------
+    ResultError
+        A file cannot be written, or a part is missing.
+    """
+    began = time.perf_counter()
+    parts, panel = plan.parts, manifest.panel
+    wanted = {f"{s.id}.parquet" for s in plan.shards}
+    remove_parts(parts, keep=wanted)
+    warnings = _warnings(manifest, _dropped(parts))
+    counts = Counts(panel).add_all(read_parts(parts, panel, plan.mark))
+    write_geojson(
+        plan.file,
+        read_parts(parts, panel, plan.mark),
+        panel,
+        fmt=plan.settings.format,  # type: ignore[arg-type]
+        offset_level0=plan.slide["bounds_offset"] if plan.settings.crop_to_bounds else (0, 0),
+        provenance=_provenance(plan, manifest, warnings),
+        stem=slide_stem(plan.path),
+    )
+    writing = time.perf_counter() - began
+    stages = {**seconds, "write": seconds.get("write", 0.0) + writing}
+    total = total_seconds + writing
+    summary = summarise(
+        counts,
+        tissue_mm2=plan.tissue_mm2,
+        slide=plan.slide,
+        bundle={"name": manifest.name, "version": manifest.version, "sha256": manifest.sha256},
+        evidence=manifest.evidence,
+        arguments={**plan.settings.to_dict(), "hierarchy": plan.hierarchy,
+                   "fingerprint": plan.mark, "precision": plan.precision, "device": plan.device},
+        seconds={**stages, "total": total},
+        warnings=warnings,
+    )  # fmt: skip
+    summary["file"] = plan.file.name
+    summary["shards"] = {"total": len(plan.shards), "resumed": len(plan.done)}
+    write_summary(plan.folder / SUMMARY, summary)
+    return SlideResult(
+        plan.path, plan.folder, plan.file, summary, len(plan.done), len(plan.shards), total
+    )
+
+
+def _dropped(parts: Path) -> int:
+    """Outlines that could not be made valid, over all parts."""
+    total = 0
+    for part in list_parts(parts):
+        with suppress(OSError, ValueError, pa.ArrowException):
+            total += int((pq.read_metadata(part).metadata or {}).get(DROPPED_KEY, b"0"))
+    return total
+
+
+def _warnings(manifest: BundleManifest, dropped: int) -> list[str]:
+    warnings = []
+    if manifest.is_simulated:
+        warnings.append(
+            f"Bundle {manifest.name} was trained on SIMULATED slides: its probabilities say "
+            "nothing about real tissue. Use it for demonstrations and tests only."
+        )
+    if dropped:
+        warnings.append(f"{dropped} outlines could not be made valid and were left out.")
+    return warnings
+
+
+def _provenance(plan: SlidePlan, manifest: BundleManifest, warnings: list[str]) -> dict[str, Any]:
+    return {
+        "software": f"lymphinfer {__version__}",
+        "bundle": manifest.name,
+        "bundle_version": manifest.version,
+        "bundle_sha256": manifest.sha256,
+        "slide_identity": plan.slide["identity"],
+        "mpp": plan.slide["mpp"],
+        "mpp_source": plan.slide["mpp_source"],
+        "hierarchy": plan.hierarchy,
+        "evidence": manifest.evidence,
+        "warnings": warnings,
+        "notice": "Research use only. Not for diagnosis.",
+    }

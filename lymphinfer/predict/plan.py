@@ -1,0 +1,283 @@
+"""A slide's work as shards: planned once, computed anywhere and in any order."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from lymphinfer.bundles.loading import Bundle
+from lymphinfer.cells.parts import is_done, list_parts, write_part
+from lymphinfer.compute import precision_name
+from lymphinfer.errors import LymphinferError, SlideError
+from lymphinfer.predict.naming import PARTS, SUMMARY, slide_stem
+from lymphinfer.predict.pipeline import OnTile, StageClock, TilePipeline
+from lymphinfer.predict.settings import PredictSettings, SlideResult, fingerprint
+from lymphinfer.slides import Shard, Slide, TileGrid, open_slide, tissue_mask
+
+
+@dataclass(frozen=True)
+class SlidePlan:
+    """What there is to do for one slide; plain values that travel between processes.
+
+    Attributes
+    ----------
+    path, folder : Path
+        The slide and its result folder.
+    settings : PredictSettings
+    slide : dict
+        The slide's part of ``summary.json``.
+    mark : str
+        Fingerprint of every part.
+    hierarchy, precision, device : str
+        In use.
+    bundle_sha256 : str
+    grid : TileGrid
+    shards : tuple of Shard
+        All of the slide.
+    done : frozenset of str
+        Ids of the shards that an earlier run has left.
+    tissue_mm2 : float
+    seconds : dict
+        Of the stages so far.
+    """
+
+    path: Path
+    folder: Path
+    settings: PredictSettings
+    slide: dict[str, Any]
+    mark: str
+    hierarchy: str
+    precision: str
+    device: str
+    bundle_sha256: str
+    grid: TileGrid
+    shards: tuple[Shard, ...]
+    done: frozenset[str]
+    tissue_mm2: float
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def file(self) -> Path:
+        """What to drop on the image in QuPath."""
+        return self.folder / f"{slide_stem(self.path)}.{self.settings.format}"
+
+    @property
+    def parts(self) -> Path:
+        """Folder of the shards."""
+        return self.folder / PARTS
+
+    @property
+    def todo(self) -> list[str]:
+        """Ids of the shards that are missing, in the order of the slide."""
+        return [shard.id for shard in self.shards if shard.id not in self.done]
+
+    def tiles(self, ids: Collection[str] | None = None) -> int:
+        """Tiles of the shards with these ids; of all without."""
+        return sum(len(s.tiles) for s in self.shards if ids is None or s.id in ids)
+
+    def only(self, ids: Collection[str]) -> SlidePlan:
+        """The plan with these shards alone, light enough to send with each task."""
+        shards = tuple(s for s in self.shards if s.id in ids)
+        return replace(self, shards=shards, done=frozenset())
+
+
+@dataclass(frozen=True)
+class ShardsDone:
+    """What computing some shards took.
+
+    Attributes
+    ----------
+    nuclei : int
+    seconds : dict
+        Of the stages.
+    """
+
+    nuclei: int
+    seconds: dict[str, float]
+
+
+def plan_slide(
+    slide: Slide, folder: Path, settings: PredictSettings, bundle: Bundle
+) -> SlidePlan | SlideResult:
+    """Find tissue, lay the shards, and see which of them are there.
+
+    Parameters
+    ----------
+    slide : Slide
+        Open.
+    folder : Path
+        The slide's result folder.
+    settings : PredictSettings
+        With ``redo``, the parts that are there are removed.
+    bundle : Bundle
+
+    Returns
+    -------
+    SlidePlan, or SlideResult where an earlier run has finished the slide
+
+    Raises
+    ------
+    SlideError
+        The slide cannot be read.
+    """
+    began = time.perf_counter()
+    manifest = bundle.manifest
+    hierarchy = settings.hierarchy or manifest.hierarchy
+    precision = precision_name(bundle.markers.autocast)
+    grid = TileGrid(
+        slide.dimensions,
+        slide.mpp,
+        manifest.mpp,
+        tile_px=settings.tile_px,
+        halo_px=_halo(bundle),
+    )
+    identity = slide.identity()
+    mark = fingerprint(
+        settings,
+        slide_identity=identity,
+        mpp=slide.mpp,
+        bundle_sha256=manifest.sha256,
+        hierarchy=hierarchy,
+        precision=precision,
+        halo_px=grid.halo_px,
+    )
+    parts = folder / PARTS
+    if settings.redo:
+        remove_parts(parts)
+    else:
+        file = folder / f"{slide_stem(slide.path)}.{settings.format}"
+        summary = _finished(folder, file, mark)
+        if summary is not None:
+            total = int(summary["shards"]["total"])
+            seconds = time.perf_counter() - began
+            return SlideResult(slide.path, folder, file, summary, total, total, seconds)
+    clock = StageClock()
+    with clock("tissue"):
+        tissue = tissue_mask(slide, threads=settings.workers)
+    shards = tuple(grid.shards(grid.tiles(tissue)))
+    # A summary that outlived its parts would speak for other nuclei.
+    (folder / SUMMARY).unlink(missing_ok=True)
+    return SlidePlan(
+        path=slide.path,
+        folder=folder,
+        settings=settings,
+        slide={
+            "name": slide.path.name,
+            "identity": identity,
+            "reader": slide.reader,
+            "dimensions": list(slide.dimensions),
+            "mpp": slide.mpp,
+            "mpp_source": slide.mpp_source,
+            "bounds_offset": list(slide.bounds_offset),
+        },
+        mark=mark,
+        hierarchy=hierarchy,
+        precision=precision,
+        device=str(bundle.markers.device),
+        bundle_sha256=manifest.sha256,
+        grid=grid,
+        shards=shards,
+        done=frozenset(s.id for s in shards if is_done(parts / f"{s.id}.parquet", mark)),
+        tissue_mm2=tissue.area_mm2,
+        seconds=dict(clock.seconds),
+    )
+
+
+def predict_shards(
+    plan: SlidePlan,
+    ids: Collection[str],
+    bundle: Bundle,
+    *,
+    slide: Slide | None = None,
+    on_tile: OnTile = lambda nuclei: None,
+) -> ShardsDone:
+    """Compute some of a slide's shards and write each as a part.
+
+    Parameters
+    ----------
+    plan : SlidePlan
+    ids : collection of str
+        Shards to compute, whether they are there or not.
+    bundle : Bundle
+        The plan's, on any device.
+    slide : Slide, optional
+        Already open.
+    on_tile : callable
+        Called with the number of nuclei after every tile.
+
+    Returns
+    -------
+    ShardsDone
+
+    Raises
+    ------
+    SlideError
+        The slide cannot be read, or is no longer the one that was planned.
+    LymphinferError
+        The bundle or its precision is another one than the plan's.
+    ResultError
+        A part cannot be written.
+    """
+    if slide is None:
+        with open_slide(plan.path, plan.settings.mpp) as opened:
+            return predict_shards(plan, ids, bundle, slide=opened, on_tile=on_tile)
+    found = bundle.manifest.sha256, precision_name(bundle.markers.autocast)
+    if found != (plan.bundle_sha256, plan.precision):
+        raise LymphinferError(
+            f"this worker has bundle {found[0][:12]}… in {found[1]}, the slide was planned with "
+            f"{plan.bundle_sha256[:12]}… in {plan.precision}: give every worker the same bundle, "
+            "and --precision where their devices differ"
+        )
+    clock = StageClock()
+    pipeline = TilePipeline(
+        slide, bundle, plan.grid, hierarchy=plan.hierarchy, workers=plan.settings.workers,
+        clock=clock,
+    )  # fmt: skip
+    if pipeline.identity != plan.slide["identity"]:
+        raise SlideError(f"{plan.path}: the file has changed while it was read: run it again")
+    nuclei = 0
+    for shard, table in pipeline.run([s for s in plan.shards if s.id in ids], on_tile):
+        with clock("write"):
+            write_part(plan.parts / f"{shard.id}.parquet", table, plan.mark)
+        nuclei += table.num_rows
+    return ShardsDone(nuclei, dict(clock.seconds))
+
+
+def add_seconds(*stages: Mapping[str, float]) -> dict[str, float]:
+    """Seconds of each stage, summed."""
+    names = dict.fromkeys(name for each in stages for name in each)
+    return {name: sum(each.get(name, 0.0) for each in stages) for name in names}
+
+
+def remove_parts(parts: Path, keep: Collection[str] = ()) -> None:
+    """Delete the parts of a folder but those with these names."""
+    for part in list_parts(parts):
+        if part.name not in keep:
+            with suppress(OSError):
+                part.unlink()
+
+
+def _halo(bundle: Bundle) -> int:
+    """Context for the detector and half a patch, aligned to the detector's pixel grid."""
+    align = bundle.detector.align_px
+    wanted = max(bundle.detector.halo_px, -(-bundle.markers.patch_px // 2) + align)
+    return -(-wanted // align) * align
+
+
+def _finished(folder: Path, file: Path, mark: str) -> dict[str, Any] | None:
+    """Summary of a complete earlier run under the same fingerprint and format, or None."""
+    try:
+        summary: dict[str, Any] = json.loads((folder / SUMMARY).read_text("utf-8"))
+        same = summary["arguments"]["fingerprint"] == mark and summary["file"] == file.name
+        total = int(summary["shards"]["total"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if not same or not file.is_file():
+        return None
+    whole = sum(is_done(part, mark) for part in list_parts(folder / PARTS)) == total
+    return summary if whole else None
