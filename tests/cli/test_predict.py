@@ -75,7 +75,7 @@ def test_a_folder_with_a_broken_slide_does_the_others_and_exits_with_1(
     (slides / "folder.svs").mkdir()
     (slides / ".hidden.svs").write_text("")
     done = run("predict", slides, "--out", tmp_path / "out", *options)
-    assert done.returncode == 1
+    assert done.returncode == 1, done.stderr
     assert_clear(done, "text.svs", "empty.svs", "folder.svs", "2 slides done, 3 failed")
     assert sorted(p.relative_to(tmp_path / "out") for p in tmp_path.rglob("*.zip")) == [
         Path("good/good.zip"),
