@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple, cast
@@ -118,7 +119,7 @@ class ResidualBlock(nn.Module):
         return F.relu(self.second(self.first(x)) + self.shortcut(x), inplace=True)
 
 
-class StarDistNet(nn.Module):
+class StarDistNet(nn.Module, ABC):
     """A network with a probability, a distance and an optional marker head.
 
     Parameters
@@ -155,9 +156,9 @@ class StarDistNet(nn.Module):
             )
         return self.predict(x)
 
+    @abstractmethod
     def predict(self, x: Tensor) -> StarDistOutput:
         """`forward` on an input of a proper size."""
-        raise NotImplementedError
 
 
 def build_network(config: StarDistConfig) -> StarDistNet:
