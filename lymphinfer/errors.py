@@ -28,3 +28,7 @@ class ResultError(LymphinferError):
 
 class DataError(LymphinferError):
     """Training or evaluation data is missing, incomplete or contradicts itself."""
+
+
+class AnnotationError(LymphinferError):
+    """A file of annotations cannot be read, or limits a slide to nothing."""

@@ -17,7 +17,7 @@ def predict(
         typer.Argument(
             metavar="SLIDE|FOLDER|PATTERN|LIST",
             help="A slide; a folder, searched with its subfolders; a quoted pattern such as "
-            "'slides/**/*.svs'; or a csv or tsv with the columns slide[, mpp, bundle, out].",
+            "'slides/**/*.svs'; or a csv or tsv with the columns slide[, mpp, bundle, out, roi].",
         ),
     ],
     out: Annotated[
@@ -50,6 +50,20 @@ def predict(
             "--crop/--no-crop", help="Subtract the slide's bounds, as QuPath does by default."
         ),
     ] = True,
+    roi: Annotated[
+        Path | None,
+        typer.Option(
+            help="QuPath annotations as GeoJSON: only nuclei inside them. A folder with one file "
+            "a slide, named like it, where there are several slides."
+        ),
+    ] = None,
+    within_class: Annotated[
+        list[str] | None,
+        typer.Option("--within-class", help="Only inside annotations of this class; repeatable."),
+    ] = None,
+    report: Annotated[
+        bool, typer.Option("--report", help="Make the page to look at when done.")
+    ] = False,
     redo: Annotated[
         bool, typer.Option("--redo", help="Compute again what is already there.")
     ] = False,
@@ -105,6 +119,8 @@ def predict(
         tile_px=tile,
         crop_to_bounds=crop,
         redo=redo,
+        roi=None if roi is None else str(roi),
+        within_class=tuple(within_class or ()),
     )
     options = BatchOptions(
         devices=tuple(name.strip() for name in (devices or "").split(",") if name.strip()),
@@ -118,8 +134,10 @@ def predict(
     elif is_single(source) and len(options.devices) < 2 and engine is Engine.local:
         if options.devices:
             settings = replace(settings, device=options.devices[0])
-        code = run(source, out, settings)
+        code = run(source, out, settings, report=report)
     else:
-        code = run_batch(source, out, settings, options, engine=engine, scheduler=scheduler)
+        code = run_batch(
+            source, out, settings, options, engine=engine, scheduler=scheduler, report=report
+        )
     if code:
         raise typer.Exit(code)

@@ -26,7 +26,9 @@ from lymphinfer.bundles.registry import find_bundle
 from lymphinfer.bundles.schema import read_manifest
 from lymphinfer.cli.enums import Engine
 from lymphinfer.cli.predict_run import print_bundle
+from lymphinfer.cli.report_run import announce, make_reports
 from lymphinfer.cli.status import duration
+from lymphinfer.errors import AnnotationError
 from lymphinfer.predict.batch import run_jobs
 from lymphinfer.predict.claims import Claims
 from lymphinfer.predict.inputs import Job, find_jobs, results_root
@@ -121,8 +123,9 @@ def run_batch(
     *,
     engine: Engine = Engine.local,
     scheduler: str | None = None,
+    report: bool = False,
 ) -> int:
-    """Predict many slides and print.
+    """Predict many slides and print; with `report` their pages are made too.
 
     Returns
     -------
@@ -134,6 +137,11 @@ def run_batch(
     LymphinferError
         Nothing could be begun.
     """
+    if settings.roi is not None and not Path(settings.roi).is_dir():
+        raise AnnotationError(
+            f"{settings.roi}: one file of annotations for several slides; give --roi a folder with "
+            "a file a slide, named like it, or a list of slides with a column `roi`"
+        )
     exit_on_sigterm()
     console = Console(stderr=True)
     root = results_root(source, out)
@@ -150,6 +158,9 @@ def run_batch(
     for outcome in result.done:
         # The one thing on stdout, so that a script can take it.
         sys.stdout.write(f"{outcome.file}\n")
+    if report and result.done:
+        folders = [outcome.folder for outcome in result.done]
+        make_reports(console, folders, root, on_page=announce(console))
     return result.exit_code
 
 

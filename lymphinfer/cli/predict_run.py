@@ -22,6 +22,7 @@ from rich.progress import (
 from rich.table import Table
 
 from lymphinfer.bundles.schema import BundleManifest, Evidence
+from lymphinfer.cli.report_run import announce, make_reports
 from lymphinfer.predict.inputs import find_jobs
 from lymphinfer.predict.settings import PredictSettings, SlideResult
 from lymphinfer.predict.slide import load, predict_slide
@@ -72,8 +73,8 @@ class ProgressBar:
             self.bar.update(self.task, advance=1, nuclei=self.nuclei)
 
 
-def run(source: Path, out: Path | None, settings: PredictSettings) -> int:
-    """Predict one slide and print.
+def run(source: Path, out: Path | None, settings: PredictSettings, *, report: bool = False) -> int:
+    """Predict one slide and print; with `report` the page is made too.
 
     Returns
     -------
@@ -96,6 +97,8 @@ def run(source: Path, out: Path | None, settings: PredictSettings) -> int:
     print_slide(console, result, bundle.manifest)
     # The one thing on stdout, so that a script can take it.
     sys.stdout.write(f"{result.file}\n")
+    if report:
+        make_reports(console, [job.folder], job.folder, on_page=announce(console))
     return 0
 
 
@@ -113,8 +116,10 @@ def print_bundle(console: Console, manifest: BundleManifest) -> None:
 def print_slide(console: Console, result: SlideResult, manifest: BundleManifest) -> None:
     """Print the closing table of one slide."""
     summary = result.summary
+    region = summary.get("region")
+    where = f" inside {region['annotations']} annotations" if region else ""
     table = Table(
-        title=f"{summary['nuclei']:,} nuclei in {summary['tissue_mm2']:.2f} mm² of tissue"
+        title=f"{summary['nuclei']:,} nuclei in {summary['tissue_mm2']:.2f} mm² of tissue{where}"
     )
     for name, justify in (("marker", "left"), ("called", "right"), ("expected", "right"),
                           ("expected/mm²", "right"), ("evidence", "left")):  # fmt: skip

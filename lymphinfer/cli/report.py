@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -31,33 +30,18 @@ def report(
     The pictures of tissue need the slide file; without it the page says so.
     """
     from rich.console import Console
-    from rich.markup import escape
 
-    from lymphinfer.errors import LymphinferError
-    from lymphinfer.export.report.batch import write_batch_report
-    from lymphinfer.export.report.slide import SlideReport, write_slide_report
-    from lymphinfer.export.results import find_results, open_result
+    from lymphinfer.cli.report_run import make_reports
+    from lymphinfer.export.results import find_results
 
-    console = Console(stderr=True)
     folders = find_results(source)
-    done: list[SlideReport] = []
-    failed: list[tuple[Path, str]] = []
-    for folder in folders:
-        try:
-            with console.status(escape(folder.name)):
-                made = write_slide_report(open_result(folder), slides=slides, figures=figures)
-        except LymphinferError as error:
-            if len(folders) == 1:
-                raise
-            failed.append((folder, str(error)))
-            console.print(f"[bold red]Failed:[/] {escape(str(error))}", soft_wrap=True)
-        else:
-            done.append(made)
-            if made.missing:
-                console.print(f"[bold yellow]Warning:[/] {escape(made.missing)}", soft_wrap=True)
-            sys.stdout.write(f"{made.path}\n")
-    root = source if source.is_dir() else source.parent
-    if folders != [root]:
-        sys.stdout.write(f"{write_batch_report(root, done, failed, figures=figures)}\n")
+    failed = make_reports(
+        Console(stderr=True),
+        folders,
+        source if source.is_dir() else source.parent,
+        slides=slides,
+        figures=figures,
+        on_page=lambda path: typer.echo(path),
+    )
     if failed:
-        raise typer.Exit(1 if done else 2)
+        raise typer.Exit(1 if failed < len(folders) else 2)

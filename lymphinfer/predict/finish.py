@@ -20,6 +20,7 @@ from lymphinfer.predict.naming import SUMMARY, slide_stem
 from lymphinfer.predict.pipeline import DROPPED_KEY
 from lymphinfer.predict.plan import SlidePlan, remove_parts
 from lymphinfer.predict.settings import SlideResult
+from lymphinfer.slides import Roi
 
 
 def finish_slide(
@@ -54,6 +55,8 @@ def finish_slide(
     wanted = {f"{s.id}.parquet" for s in plan.shards}
     remove_parts(parts, keep=wanted)
     warnings = _warnings(manifest, _dropped(parts))
+    if plan.roi is not None and not plan.shards:
+        warnings.append(f"No tissue was found inside the annotations of {plan.roi.path.name}.")
     counts = Counts(panel).add_all(read_parts(parts, panel, plan.mark))
     write_geojson(
         plan.file,
@@ -78,6 +81,8 @@ def finish_slide(
         seconds={**stages, "total": total},
         warnings=warnings,
     )  # fmt: skip
+    if plan.roi is not None:
+        summary["region"] = _region(plan.roi, plan.slide["mpp"])
     summary["file"] = plan.file.name
     summary["shards"] = {"total": len(plan.shards), "resumed": len(plan.done)}
     write_summary(plan.folder / SUMMARY, summary)
@@ -120,4 +125,16 @@ def _provenance(plan: SlidePlan, manifest: BundleManifest, warnings: list[str]) 
         "evidence": manifest.evidence,
         "warnings": warnings,
         "notice": "Research use only. Not for diagnosis.",
+        **({} if plan.roi is None else {"region": _region(plan.roi, plan.slide["mpp"])}),
+    }
+
+
+def _region(roi: Roi, mpp: float) -> dict[str, Any]:
+    """What a result says of the region to which it is limited."""
+    return {
+        "file": roi.path.name,
+        "annotations": roi.annotations,
+        "classes": list(roi.classes),
+        "area_mm2": round(roi.area_mm2(mpp), 6),
+        "sha256": roi.sha256,
     }

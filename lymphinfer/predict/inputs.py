@@ -26,12 +26,15 @@ class Job:
         The slide's own pixel size, over the settings' one.
     bundle : str or None
         The slide's own bundle, over the settings' one.
+    roi : str or None
+        The slide's own file of annotations, over the settings' one.
     """
 
     slide: Path
     folder: Path
     mpp: float | None = None
     bundle: str | None = None
+    roi: str | None = None
 
     def settings(self, common: PredictSettings) -> PredictSettings:
         """Settings of this slide."""
@@ -39,6 +42,7 @@ class Job:
             common,
             mpp=common.mpp if self.mpp is None else self.mpp,
             bundle=self.bundle or common.bundle,
+            roi=self.roi or common.roi,
         )
 
 

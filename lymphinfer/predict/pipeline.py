@@ -20,9 +20,9 @@ from lymphinfer.cells.table import build_table
 from lymphinfer.markers.hierarchy import apply_hierarchy, call_phenotypes
 from lymphinfer.markers.patches import cut_patches
 from lymphinfer.nuclei.detector import Detection, polygon_centroids
-from lymphinfer.nuclei.polygons import Rings, clean
+from lymphinfer.nuclei.polygons import Rings, centroids, clean
 from lymphinfer.predict.memory import CarefulDevice
-from lymphinfer.slides import Shard, Slide, Tile, TileGrid
+from lymphinfer.slides import Roi, Shard, Slide, Tile, TileGrid
 
 OnTile = Callable[[int], None]
 
@@ -92,6 +92,8 @@ class TilePipeline:
     workers : int
         Threads that read and decode.
     clock : StageClock
+    roi : Roi, optional
+        Only nuclei whose centroid lies inside are kept.
     """
 
     def __init__(
@@ -103,9 +105,10 @@ class TilePipeline:
         hierarchy: str,
         workers: int,
         clock: StageClock,
+        roi: Roi | None = None,
     ):
         self.slide, self.bundle, self.grid = slide, bundle, grid
-        self.hierarchy, self.workers, self.clock = hierarchy, workers, clock
+        self.hierarchy, self.workers, self.clock, self.roi = hierarchy, workers, clock, roi
         self.identity = slide.identity()
         self.device = CarefulDevice(bundle.detector, bundle.markers)
 
@@ -185,12 +188,19 @@ class TilePipeline:
             polygons = (detection.polygons + corner) * self.grid.downsample
             cleaned = clean(np.clip(polygons, 0, limits))
             detection, centers = detection.take(cleaned.kept), centers[cleaned.kept]
+            rings = cleaned.rings
+            if self.roi is not None and len(rings):
+                # On the grid on which the table states a centroid: what it states is inside.
+                x, y = np.rint(centroids(rings) * 100).T / 100
+                inside = np.flatnonzero(self.roi.contains(x, y))
+                rings, detection = rings.take(inside), detection.take(inside)
+                centers = centers[inside]
         size = self.bundle.markers.patch_px
         patches = None
         if size:
             with self.clock("patches"):
                 patches = cut_patches(pixels, centers - 0.5, size)
-        return TileNuclei(cleaned.rings, detection, patches, cleaned.dropped)
+        return TileNuclei(rings, detection, patches, cleaned.dropped)
 
     def _table(self, shard: _ShardInProgress) -> pa.Table:
         manifest, markers = self.bundle.manifest, self.bundle.markers

@@ -17,7 +17,16 @@ from lymphinfer.errors import LymphinferError, SlideError
 from lymphinfer.predict.naming import PARTS, SUMMARY, slide_stem
 from lymphinfer.predict.pipeline import OnTile, StageClock, TilePipeline
 from lymphinfer.predict.settings import PredictSettings, SlideResult, fingerprint
-from lymphinfer.slides import Shard, Slide, TileGrid, open_slide, tissue_mask
+from lymphinfer.slides import (
+    Roi,
+    Shard,
+    Slide,
+    TileGrid,
+    find_roi,
+    open_slide,
+    read_roi,
+    tissue_mask,
+)
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,8 @@ class SlidePlan:
     tissue_mm2 : float
     seconds : dict
         Of the stages so far.
+    roi : Roi or None
+        Where nuclei are looked for; the whole slide without it.
     """
 
     path: Path
@@ -60,6 +71,7 @@ class SlidePlan:
     done: frozenset[str]
     tissue_mm2: float
     seconds: dict[str, float] = field(default_factory=dict)
+    roi: Roi | None = None
 
     @property
     def file(self) -> Path:
@@ -124,6 +136,8 @@ def plan_slide(
     ------
     SlideError
         The slide cannot be read.
+    AnnotationError
+        The annotations that limit the work cannot be used.
     """
     began = time.perf_counter()
     manifest = bundle.manifest
@@ -137,6 +151,7 @@ def plan_slide(
         halo_px=_halo(bundle),
     )
     identity = slide.identity()
+    roi = _roi(slide, settings)
     mark = fingerprint(
         settings,
         slide_identity=identity,
@@ -145,6 +160,7 @@ def plan_slide(
         hierarchy=hierarchy,
         precision=precision,
         halo_px=grid.halo_px,
+        roi_sha256=None if roi is None else roi.sha256,
     )
     parts = folder / PARTS
     if settings.redo:
@@ -158,8 +174,8 @@ def plan_slide(
             return SlideResult(slide.path, folder, file, summary, total, total, seconds)
     clock = StageClock()
     with clock("tissue"):
-        tissue = tissue_mask(slide, threads=settings.workers)
-    shards = tuple(grid.shards(grid.tiles(tissue)))
+        tissue = tissue_mask(slide, roi=roi, threads=settings.workers)
+    shards = tuple(grid.shards(grid.tiles(tissue, roi=roi)))
     # A summary that outlived its parts would speak for other nuclei.
     (folder / SUMMARY).unlink(missing_ok=True)
     return SlidePlan(
@@ -185,6 +201,7 @@ def plan_slide(
         done=frozenset(s.id for s in shards if is_done(parts / f"{s.id}.parquet", mark)),
         tissue_mm2=tissue.area_mm2,
         seconds=dict(clock.seconds),
+        roi=roi,
     )
 
 
@@ -236,7 +253,7 @@ def predict_shards(
     clock = StageClock()
     pipeline = TilePipeline(
         slide, bundle, plan.grid, hierarchy=plan.hierarchy, workers=plan.settings.workers,
-        clock=clock,
+        clock=clock, roi=plan.roi,
     )  # fmt: skip
     if pipeline.identity != plan.slide["identity"]:
         raise SlideError(f"{plan.path}: the file has changed while it was read: run it again")
@@ -267,6 +284,18 @@ def _halo(bundle: Bundle) -> int:
     align = bundle.detector.align_px
     wanted = max(bundle.detector.halo_px, -(-bundle.markers.patch_px // 2) + align)
     return -(-wanted // align) * align
+
+
+def _roi(slide: Slide, settings: PredictSettings) -> Roi | None:
+    """The region of interest of a slide, in the frame in which QuPath has drawn it."""
+    if settings.roi is None:
+        return None
+    return read_roi(
+        find_roi(Path(settings.roi), slide.path),
+        dimensions=slide.dimensions,
+        offset=slide.bounds_offset if settings.crop_to_bounds else (0, 0),
+        within_class=settings.within_class,
+    )
 
 
 def _finished(folder: Path, file: Path, mark: str) -> dict[str, Any] | None:

@@ -41,6 +41,10 @@ class PredictSettings:
         Subtract ``openslide.bounds-*`` as QuPath does; False for QuPath's ``--no-crop``.
     redo : bool
         Compute again what is there.
+    roi : str or None
+        File of QuPath annotations that limit the work, or a folder with one a slide.
+    within_class : tuple of str
+        Only annotations of these classes; needs `roi`.
 
     Raises
     ------
@@ -58,6 +62,8 @@ class PredictSettings:
     tile_px: int = 1024
     crop_to_bounds: bool = True
     redo: bool = False
+    roi: str | None = None
+    within_class: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         problems = []
@@ -71,6 +77,8 @@ class PredictSettings:
             )
         if not 1 <= self.workers <= 256:
             problems.append(f"--workers {self.workers}: 1 to 256")
+        if self.within_class and self.roi is None:
+            problems.append("--within-class: needs --roi, the annotations that have classes")
         if problems:
             raise LymphinferError("; ".join(problems))
 
@@ -88,6 +96,7 @@ def fingerprint(
     hierarchy: str,
     precision: str,
     halo_px: int,
+    roi_sha256: str | None = None,
 ) -> str:
     """Sha256 (hex) of all that a nucleus depends on: equal fingerprints, equal nuclei.
 
@@ -102,12 +111,15 @@ def fingerprint(
     hierarchy, precision : str
         In use.
     halo_px : int
+    roi_sha256 : str, optional
+        ``Roi.sha256`` of the region of interest, where there is one.
 
     Returns
     -------
     str
     """
     content = [slide_identity, mpp, bundle_sha256, hierarchy, precision, halo_px, settings.tile_px]
+    content += [] if roi_sha256 is None else [roi_sha256]
     return hashlib.sha256(json.dumps([__version__, *content]).encode()).hexdigest()
 
 

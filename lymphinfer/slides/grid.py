@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 if TYPE_CHECKING:
+    from lymphinfer.slides.roi import Roi
     from lymphinfer.slides.tissue import TissueMask
 
 Box = tuple[int, int, int, int]
@@ -171,14 +172,22 @@ class TileGrid:
         index = row * cols + col
         return Tile(index, row, col, (x0, y0, x1, y1), halo, row == rows - 1, col == cols - 1)
 
-    def tiles(self, tissue: TissueMask | None = None, min_fraction: float = 0.0) -> list[Tile]:
-        """Tiles whose core has more than `min_fraction` tissue, row-major; all without a mask."""
+    def tiles(
+        self,
+        tissue: TissueMask | None = None,
+        min_fraction: float = 0.0,
+        roi: Roi | None = None,
+    ) -> list[Tile]:
+        """Tiles whose core has more than `min_fraction` tissue and meets the region, row-major.
+
+        Without a mask or a region that condition falls away.
+        """
         every = list(self)
-        if tissue is None:
-            return every
         boxes = np.array([tile.core for tile in every], dtype=np.float64) * self.downsample
-        x0, y0, x1, y1 = boxes.T
-        kept = tissue.fraction_in(x0, y0, x1 - x0, y1 - y0) > min_fraction
+        kept = np.ones(len(every), bool) if roi is None else roi.meets(boxes)
+        if tissue is not None:
+            x0, y0, x1, y1 = boxes.T
+            kept &= tissue.fraction_in(x0, y0, x1 - x0, y1 - y0) > min_fraction
         return [tile for tile, keep in zip(every, kept, strict=True) if keep]
 
     def shards(self, tiles: Iterable[Tile], tiles_per_shard: int = 16) -> list[Shard]:

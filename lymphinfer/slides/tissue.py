@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from lymphinfer.slides.tissue_color import tissue_pixels
 
 if TYPE_CHECKING:
+    from lymphinfer.slides.roi import Roi
     from lymphinfer.slides.slide import RGB, Slide
 
 Mask = NDArray[np.bool_]
@@ -84,6 +85,7 @@ def tissue_mask(
     margin_um: float = 30.0,
     min_area_um2: float = 2000.0,
     max_hole_um2: float = 20_000.0,
+    roi: Roi | None = None,
     threads: int = 4,
 ) -> TissueMask:
     """Find tissue by colour on a coarse read of the slide.
@@ -103,6 +105,8 @@ def tissue_mask(
         A smaller island is a speck.
     max_hole_um2 : float
         A larger hole stays.
+    roi : Roi, optional
+        Only tissue inside it counts; what is a speck or a hole does not depend on it.
     threads : int
         Strips read at once; memory is that of `threads` strips.
 
@@ -125,6 +129,8 @@ def tissue_mask(
     tissue &= (sizes >= min_px)[islands]
     holes, sizes = _islands(~tissue)
     tissue |= (sizes < max_hole_um2 / pixel_um2)[holes]
+    if roi is not None:
+        tissue &= roi.mask(tissue.shape, mpp_um / slide.mpp)
     width, height = (n * slide.mpp / mpp_um for n in slide.dimensions)
     # The last column and row reach beyond the slide: they count as far as they lie on it.
     columns = np.clip(width - np.arange(tissue.shape[1]), 0, 1)

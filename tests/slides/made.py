@@ -63,3 +63,47 @@ def write_ome(
         tif.write(first, subifds=1, metadata=metadata, **options)
         tif.write(second, subfiletype=1, **options)
     return path
+
+
+SCN = """<?xml version="1.0"?>
+<scn xmlns="http://www.leica-microsystems.com/scn/2010/10/01"
+     uuid="urn:uuid:00000000-0000-0000-0000-000000000000">
+ <collection name="made" uuid="urn:uuid:00000000-0000-0000-0000-000000000001"
+             sizeX="{slide_x}" sizeY="{slide_y}"><barcode></barcode>
+  <image name="macro" uuid="urn:uuid:00000000-0000-0000-0000-000000000002">
+   <device model="made" version="1"/>
+   <pixels sizeX="256" sizeY="256"><dimension sizeX="256" sizeY="256" r="0" ifd="0"/></pixels>
+   <view sizeX="{slide_x}" sizeY="{slide_y}" offsetX="0" offsetY="0" spacingZ="0"/>
+   <scanSettings><objectiveSettings><objective>1</objective></objectiveSettings>
+    <illuminationSettings><illuminationSource>brightfield</illuminationSource></illuminationSettings>
+   </scanSettings>
+  </image>
+  <image name="main" uuid="urn:uuid:00000000-0000-0000-0000-000000000003">
+   <device model="made" version="1"/>
+   <pixels sizeX="{width}" sizeY="{height}">
+    <dimension sizeX="{width}" sizeY="{height}" r="0" ifd="1"/></pixels>
+   <view sizeX="{view_x}" sizeY="{view_y}" offsetX="{offset_x}" offsetY="{offset_y}" spacingZ="0"/>
+   <scanSettings><objectiveSettings><objective>20</objective></objectiveSettings>
+    <illuminationSettings><illuminationSource>brightfield</illuminationSource></illuminationSettings>
+   </scanSettings>
+  </image>
+ </collection>
+</scn>"""
+
+
+def write_scn(path: Path, image: np.ndarray, *, mpp: float, offset: tuple[int, int]) -> Path:
+    """Leica SCN: tissue scanned as one area of a larger slide, so that the slide has bounds."""
+    height, width = image.shape[:2]
+    nm = mpp * 1000
+    description = SCN.format(
+        width=width, height=height, view_x=round(width * nm), view_y=round(height * nm),
+        offset_x=round(offset[0] * nm), offset_y=round(offset[1] * nm),
+        slide_x=round((width + 2 * offset[0]) * nm), slide_y=round((height + 2 * offset[1]) * nm),
+    )  # fmt: skip
+    with tifffile.TiffWriter(path, bigtiff=True) as tif:
+        options = {"photometric": "rgb", "compression": "jpeg", "tile": (256, 256),
+                   "metadata": None, "compressionargs": {"level": 95}}  # fmt: skip
+        macro = np.full((256, 256, 3), 240, np.uint8)
+        tif.write(macro, description=description, **options)
+        tif.write(image, resolution=(1e4 / mpp, 1e4 / mpp), resolutionunit="CENTIMETER", **options)
+    return path
