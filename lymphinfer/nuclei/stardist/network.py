@@ -11,6 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+TYPICAL_RADIUS_PX = 6.5
+"""Mean distance from a pixel of a nucleus to its boundary, working px at 0.325 µm/px."""
+
 
 @dataclass(frozen=True)
 class StarDistConfig:
@@ -160,6 +163,10 @@ class StarDistNet(nn.Module, ABC):
     def predict(self, x: Tensor) -> StarDistOutput:
         """`forward` on an input of a proper size."""
 
+    @abstractmethod
+    def last_layers(self) -> list[nn.Conv2d]:
+        """The layers whose outputs are the predictions: of probability, distances, markers."""
+
 
 def build_network(config: StarDistConfig) -> StarDistNet:
     """Build the network that a configuration describes, with random weights.
@@ -243,6 +250,10 @@ class UNetStarDistNet(StarDistNet):
         marker = None if self.marker is None else self.marker(b["features_class"](x))
         return StarDistOutput(self.prob(features), self.dist(features), marker)
 
+    def last_layers(self) -> list[nn.Conv2d]:
+        """See `StarDistNet.last_layers`."""
+        return [self.prob, self.dist] + ([] if self.marker is None else [self.marker])
+
 
 class ResidualStarDistNet(StarDistNet):
     """Residual encoder (He et al. 2016) and U-Net decoder with StarDist's heads.
@@ -292,6 +303,8 @@ class ResidualStarDistNet(StarDistNet):
                 nn.init.zeros_(module.bias) if module.bias is not None else None
             if isinstance(module, ResidualBlock) and isinstance(module.second.norm, nn.BatchNorm2d):
                 nn.init.zeros_(module.second.norm.weight)
+        # Training begins from the radius of a nucleus, not from none.
+        nn.init.constant_(self.dist.bias, TYPICAL_RADIUS_PX)  # type: ignore[arg-type]
 
     def predict(self, x: Tensor) -> StarDistOutput:
         """See `StarDistNet.predict`."""
@@ -309,6 +322,11 @@ class ResidualStarDistNet(StarDistNet):
         if self.marker is not None:
             marker = F.interpolate(self.marker(marker_input).float(), x.shape[-2:], mode="bilinear")
         return StarDistOutput(self.prob(features), self.dist(features), marker)
+
+    def last_layers(self) -> list[nn.Conv2d]:
+        """See `StarDistNet.last_layers`."""
+        marker = [] if self.marker is None else [cast(nn.Conv2d, self.marker[1])]
+        return [self.prob, self.dist, *marker]
 
 
 def _initialise(module: nn.Module) -> None:

@@ -58,7 +58,7 @@ class TrainConfig:
     crop_px, batch_size, steps : int
         Crop side at the working pixel size; crops a step; optimiser steps.
     learning_rate, weight_decay : float
-        AdamW; the rate rises for 5 % of the steps and falls along a cosine.
+        Of `build_optimizer`; the rate rises for 5 % of the steps and falls along a cosine.
     ema_decay : float
         Of the moving average of the weights, which is what is kept.
     shares : mapping of str to float
@@ -271,6 +271,38 @@ def learning_rate_factor(step: int, steps: int) -> float:
     return float(0.5 * (1 + np.cos(np.pi * min(1.0, (step - warm) / max(1, steps - warm)))))
 
 
+def build_optimizer(net: StarDistNet, config: TrainConfig) -> torch.optim.Optimizer:
+    """Muon for the convolutions, AdamW for the last layer of each head, norms and biases.
+
+    Muon (Jordan et al. 2024, timm's implementation) makes each step of a hidden layer orthogonal;
+    rescaled to the size of an AdamW step, it shares AdamW's rate. Its steps cannot give a last
+    layer the scale that distances in pixels need, hence AdamW there.
+
+    Parameters
+    ----------
+    net : StarDistNet
+    config : TrainConfig
+
+    Returns
+    -------
+    torch.optim.Optimizer
+    """
+    from timm.optim.muon import Muon
+
+    last = {id(p) for m in net.last_layers() for p in m.parameters()}
+    hidden = [p for p in net.parameters() if id(p) not in last]
+    heads = [p for p in net.parameters() if id(p) in last]
+    groups: list[dict[str, Any]] = [
+        {"params": hidden},
+        {"params": heads, "use_fallback": True},
+    ]
+    return Muon(
+        groups,
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+    )
+
+
 class Trainer:
     """One training run in a folder; the same folder again goes on where it stopped.
 
@@ -296,9 +328,7 @@ class Trainer:
             self.net.load_state_dict(fitting, strict=False)
             log.info("%d of %d tensors start from given weights", len(fitting), len(own))
         self.average = deepcopy(self.net).eval()
-        self.optimizer = torch.optim.AdamW(
-            self.net.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-        )
+        self.optimizer = build_optimizer(self.net, config)
         self.step = 0
         if (folder / "state.safetensors").exists():
             self._load()
@@ -379,7 +409,9 @@ class Trainer:
         tensors = {f"net.{k}": v for k, v in self.net.state_dict().items()}
         tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
         for index, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{k}": v for k, v in state.items()}
+            # What is no tensor (which rule a parameter follows), the optimiser finds out again.
+            kept = {k: v for k, v in state.items() if isinstance(v, Tensor)}
+            tensors |= {f"optimizer.{index}.{k}": v for k, v in kept.items()}
         tensors["step"] = torch.tensor(self.step)
         beside = self.folder / "state.safetensors.tmp"
         save_file({k: v.detach().contiguous().clone() for k, v in tensors.items()}, beside)
