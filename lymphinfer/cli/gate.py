@@ -1,4 +1,4 @@
-"""``lymphinfer gate``: propose, show, apply."""
+"""``lymphinfer gate``: propose, show, serve, apply."""
 
 from __future__ import annotations
 
@@ -106,6 +106,42 @@ def show(
             progress,
         )
     Console().print(f"{len(paths)} pictures are in {out}.", soft_wrap=True)
+
+
+@app.command()
+def serve(
+    cohort: Annotated[Path, typer.Option("--cohort", "-c", help="The cohort's folder.")],
+    gates: Annotated[Path, GATES] = Path("gates.toml"),
+    slides: Annotated[str | None, SLIDES] = None,
+    who: Annotated[
+        str | None,
+        typer.Option(help="Who sets the gates, as the file is to say. Default: the user's name."),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; only this machine reaches the default.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes any free one.")] = 8765,
+    browser: Annotated[
+        bool, typer.Option("--open/--no-open", help="Open the page in the browser.")
+    ] = True,
+) -> None:
+    """Open the page where a pathologist sets the gates; every change is saved to the file at once.
+
+    Start from `lymphinfer gate propose`. Ctrl+C ends it.
+    """
+    from lymphinfer.panel import TCELL_PANEL
+    from lymphinfer.web.serve import serve_gates
+
+    def ready(url: str) -> None:
+        typer.echo(f"The gating page: {url}\nGates are saved to {gates}. Ctrl+C ends it.")
+        if browser:
+            import webbrowser
+
+            webbrowser.open(url)
+
+    serve_gates(
+        _open(cohort, slides), gates, TCELL_PANEL, who=who, host=host, port=port, ready=ready
+    )
 
 
 @app.command()

@@ -82,6 +82,12 @@ def read_gates(
 
 def write_gates(path: Path, gates: Gates) -> None:
     """Write a gates file, whole or not at all; ResultError if it cannot be."""
+    with atomic_write(path) as file:
+        file.write(gates_bytes(gates))
+
+
+def gates_bytes(gates: Gates) -> bytes:
+    """Content of the gates file of these gates: the same gates give the same bytes."""
     import tomli_w
 
     slides: dict[str, Any] = {}
@@ -97,8 +103,7 @@ def write_gates(path: Path, gates: Gates) -> None:
             table[name] = entry
         slides[slide] = table
     document = {"format": FORMAT, "version": VERSION, "slides": slides}
-    with atomic_write(path) as file:
-        file.write((_HEADER + tomli_w.dumps(document)).encode())
+    return (_HEADER + tomli_w.dumps(document)).encode()
 
 
 def _slide(slide: str, table: Any, problems: list[str]) -> SlideGates:

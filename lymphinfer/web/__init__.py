@@ -1,0 +1,1 @@
+"""The page where a pathologist sets the gates: ``lymphinfer gate serve``."""
