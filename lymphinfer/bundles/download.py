@@ -26,8 +26,8 @@ OnBytes = Callable[[str, int, int], None]
 """Told the file's name, the bytes that are there, and all of them (0 where unknown)."""
 
 
-def _silent(name: str, done: int, total: int) -> None:
-    pass
+def silent(name: str, done: int, total: int) -> None:
+    """Tell nobody, as an `OnBytes`."""
 
 
 def _check_scheme(url: str) -> None:
@@ -36,7 +36,7 @@ def _check_scheme(url: str) -> None:
 
 
 def fetch(
-    url: str, path: Path, *, sha256: str | None, on_bytes: OnBytes = _silent, wait_s: float = 1.0
+    url: str, path: Path, *, sha256: str | None, on_bytes: OnBytes = silent, wait_s: float = 1.0
 ) -> Path:
     """Download a file, going on where an earlier or cut try stopped.
 
@@ -129,7 +129,7 @@ def _continue(url: str, part: Path, on_bytes: OnBytes) -> bool:
 
 
 def pull_bundle(
-    url: str, root: Path, *, sha256: str | None = None, on_bytes: OnBytes = _silent
+    url: str, root: Path, *, sha256: str | None = None, on_bytes: OnBytes = silent
 ) -> BundleManifest:
     """Download a bundle into a folder of bundles, whole or not at all.
 

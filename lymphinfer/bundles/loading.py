@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +13,19 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from lymphinfer.bundles.composing import compose
 from lymphinfer.bundles.registry import find_bundle
 from lymphinfer.bundles.schema import BundleManifest, Evidence, read_manifest
 from lymphinfer.compute import channels_last
 from lymphinfer.errors import BundleError
 from lymphinfer.markers.calibration import Calibration
 from lymphinfer.markers.classifier import ClassifierConfig, MarkerClassifier, classify_patches
+from lymphinfer.markers.dense import DenseMarkers
+from lymphinfer.markers.hovernet import backbone_config
 from lymphinfer.nuclei.detector import Detection, Detector
+from lymphinfer.nuclei.hovernet import network as hovernet
+from lymphinfer.nuclei.hovernet.detector import HoVerNetDetector
+from lymphinfer.nuclei.hovernet.network import HoVerNetConfig
 from lymphinfer.nuclei.stardist.detector import StarDistDetector
 from lymphinfer.nuclei.stardist.network import StarDistConfig, build_network
 
@@ -82,7 +88,7 @@ class MarkerModel:
     ----------
     manifest : BundleManifest
     classifier : MarkerClassifier or None
-        None where the detector's own dense head is read (a ``feature`` bundle).
+        None where the detector brings the logits (a ``feature`` or ``dense`` bundle).
     learned : tuple of str
         Markers with a learned head, in the order of the logits.
     device : torch.device
@@ -149,6 +155,7 @@ class Bundle:
 def load_bundle(
     name_or_folder: str | Path,
     *,
+    detector: str | Path | None = None,
     device: torch.device | str = "cpu",
     autocast: torch.dtype | None = None,
 ) -> Bundle:
@@ -158,6 +165,8 @@ def load_bundle(
     ----------
     name_or_folder : str or Path
         As `find_bundle` takes it.
+    detector : str or Path, optional
+        Find nuclei with another bundle's detector, see `lymphinfer.bundles.composing`.
     device : torch.device or str
     autocast : torch.dtype or None
         Half type for the networks, None for full precision.
@@ -174,30 +183,72 @@ def load_bundle(
     manifest = read_manifest(find_bundle(name_or_folder))
     verify_files(manifest)
     device = torch.device(device)
-    detector = _build_detector(manifest, device, autocast)
-    return Bundle(manifest, detector, _build_markers(manifest, device, autocast))
+    source = manifest
+    if detector is not None:
+        manifest, source = compose(manifest, detector)
+        verify_files(source)
+    finder = _build_detector(source, manifest.mpp, device, autocast)
+    markers = _build_markers(manifest, device, autocast)
+    if manifest.classifier["kind"] == "dense" and markers.classifier is not None:
+        finder = DenseMarkers(finder, markers.classifier, device=device, autocast=autocast)
+        markers = replace(markers, classifier=None)
+    return Bundle(manifest, finder, markers)
 
 
 def _build_detector(
-    manifest: BundleManifest, device: torch.device, autocast: torch.dtype | None
+    manifest: BundleManifest,
+    working_mpp: float,
+    device: torch.device,
+    autocast: torch.dtype | None,
 ) -> Detector:
-    table = manifest.detector
-    if table.get("kind") != "stardist":
-        raise BundleError(f"bundle {manifest.name}: unknown detector kind {table.get('kind')!r}")
+    builders = {"stardist": _build_stardist, "hovernet": _build_hovernet}
+    kind = manifest.detector.get("kind")
+    if kind not in builders:
+        raise BundleError(f"bundle {manifest.name}: unknown detector kind {kind!r}")
     try:
-        net = build_network(StarDistConfig(**table["network"]))
-        _load_into(net, manifest, table["file"])
-        return StarDistDetector(
-            net,
-            mpp=float(table["mpp"]),
-            working_mpp=manifest.mpp,
-            prob_threshold=float(table["prob_threshold"]),
-            nms_threshold=float(table["nms_threshold"]),
-            device=device,
-            autocast=autocast,
-        )
+        return builders[kind](manifest, working_mpp, device, autocast)
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(f"bundle {manifest.name}: [detector] {error}") from error
+
+
+def _build_stardist(
+    manifest: BundleManifest,
+    working_mpp: float,
+    device: torch.device,
+    autocast: torch.dtype | None,
+) -> Detector:
+    table = manifest.detector
+    net = build_network(StarDistConfig(**table["network"]))
+    _load_into(net, manifest, table["file"])
+    return StarDistDetector(
+        net,
+        mpp=float(table["mpp"]),
+        working_mpp=working_mpp,
+        prob_threshold=float(table["prob_threshold"]),
+        nms_threshold=float(table["nms_threshold"]),
+        device=device,
+        autocast=autocast,
+    )
+
+
+def _build_hovernet(
+    manifest: BundleManifest,
+    working_mpp: float,
+    device: torch.device,
+    autocast: torch.dtype | None,
+) -> Detector:
+    table = manifest.detector
+    config = HoVerNetConfig.from_dict(table["network"])
+    net = hovernet.build_network(config)
+    _load_into(net, manifest, table["file"])
+    return HoVerNetDetector(
+        net,
+        config,
+        mpp=float(table["mpp"]),
+        working_mpp=working_mpp,
+        device=device,
+        autocast=autocast,
+    )
 
 
 def _build_markers(
@@ -207,11 +258,16 @@ def _build_markers(
     classifier = None
     try:
         kind = table["kind"]
-        if kind == "patch":
+        if kind in ("patch", "dense"):
             config = ClassifierConfig.from_dict(table["network"])
             learned = config.markers
             classifier = MarkerClassifier(config)
             _load_into(classifier, manifest, table["file"])
+            if kind == "dense" and backbone_config(config.backbone) is None:
+                raise BundleError(
+                    f"bundle {manifest.name}: only a HoVer-Net backbone works densely, not "
+                    f"{config.backbone}"
+                )
             channels_last(classifier.eval(), device)
         elif kind == "feature":
             learned = tuple(table["markers"])

@@ -93,6 +93,9 @@ class BundleManifest:
     folder : Path
     sha256 : str
         Of ``bundle.toml``, which holds the hashes of all other files.
+    detector_from : dict of str to str
+        ``name``, ``version``, ``licence`` and ``sha256`` of the bundle whose detector is used in
+        place of its own; empty otherwise.
     """
 
     name: str
@@ -108,6 +111,13 @@ class BundleManifest:
     hierarchy: str
     folder: Path
     sha256: str = field(repr=False)
+    detector_from: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What names it in a result."""
+        own: dict[str, Any] = {"name": self.name, "version": self.version, "sha256": self.sha256}
+        return {**own, "detector": self.detector_from} if self.detector_from else own
 
     @property
     def evidence(self) -> dict[str, dict[str, Any]]:

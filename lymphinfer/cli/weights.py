@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import DownloadColumn, TransferSpeedColumn
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from lymphinfer.bundles.schema import BundleManifest
 
 app = typer.Typer(
     help="Bundles: what is here, what stands behind it, and getting more.", no_args_is_help=True
@@ -19,6 +22,8 @@ app.add_typer(convert, name="import")
 
 MEGABYTE = 1_000_000
 BUNDLE = typer.Argument(metavar="BUNDLE", help="Name or folder.")
+MARKERS = typer.Option(help="Bundle whose patch classifier reads the markers.")
+LICENCE = typer.Option(help="Of the model.")
 TO = typer.Option("--to", help="Folder of bundles to put it in. Default: your own, which is found.")
 
 
@@ -113,13 +118,23 @@ def verify(
 
 @app.command()
 def pull(
-    url: Annotated[
-        str, typer.Argument(metavar="URL", help="Of a bundle's folder, or of its bundle.toml.")
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="URL|NAME",
+            help="Of a bundle's folder, or of its bundle.toml; or the name of a HoVer-Net of "
+            "TIAToolbox's: hovernet_fast-monusac, hovernet_fast-pannuke, "
+            "hovernet_original-consep, hovernet_original-kumar.",
+        ),
     ],
     sha256: Annotated[
         str | None,
-        typer.Option(help="Of bundle.toml, as its publisher states it: refuses any other."),
+        typer.Option(
+            help="Of bundle.toml, or of the HoVer-Net's file, as the publisher states it: refuses "
+            "any other."
+        ),
     ] = None,
+    markers_from: Annotated[str, MARKERS] = "he-v1",
     to: Annotated[Path | None, TO] = None,
 ) -> None:
     """Download a bundle: resumed where it was cut, checked, and never kept when a hash is wrong."""
@@ -127,8 +142,57 @@ def pull(
     from lymphinfer.bundles.registry import user_weights
     from lymphinfer.cli.orion import progress_bar
 
+    root = to or user_weights()
+    named = source.startswith("hovernet") and "/" not in source
     with progress_bar(DownloadColumn(), TransferSpeedColumn()) as report:
-        manifest = pull_bundle(url, to or user_weights(), sha256=sha256, on_bytes=report)
+        if named:
+            from lymphinfer.bundles.importing_hovernet import pull_hovernet
+
+            manifest = pull_hovernet(
+                source, root / source, markers_from=markers_from, sha256=sha256, on_bytes=report
+            )
+        else:
+            manifest = pull_bundle(source, root, sha256=sha256, on_bytes=report)
+    if named:
+        _print_hash(manifest, checked=sha256 is not None)
+    _print_made(manifest.name, manifest.folder, own=to is None)
+
+
+@convert.command("hovernet")
+def hovernet(
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="TIAToolbox's .pth, or safetensors of the same names."),
+    ],
+    name: Annotated[str | None, typer.Option(help="Of the bundle. Default: the file's.")] = None,
+    types: Annotated[
+        str | None,
+        typer.Option(
+            help="Nucleus types in order, separated by commas, without background. Default: those "
+            "of TIAToolbox's table for a file of its name."
+        ),
+    ] = None,
+    mpp: Annotated[float, typer.Option(help="Pixel size it was trained at, µm/px.")] = 0.25,
+    markers_from: Annotated[str, MARKERS] = "he-v1",
+    licence: Annotated[str, LICENCE] = "as published with the weights",
+    sha256: Annotated[str | None, typer.Option(help="That the file must have.")] = None,
+    to: Annotated[Path | None, TO] = None,
+) -> None:
+    """Convert HoVer-Net weights of TIAToolbox into a bundle; only tensors are read, no code."""
+    from lymphinfer.bundles.importing_hovernet import import_hovernet
+    from lymphinfer.bundles.registry import user_weights
+
+    root = to or user_weights()
+    manifest = import_hovernet(
+        file,
+        root / (name or file.stem),
+        types=tuple(t.strip() for t in (types or "").split(",") if t.strip()),
+        mpp=mpp,
+        markers_from=markers_from,
+        licence=licence,
+        sha256=sha256,
+    )
+    _print_hash(manifest, checked=sha256 is not None)
     _print_made(manifest.name, manifest.folder, own=to is None)
 
 
@@ -145,10 +209,8 @@ def stardist_keras(
         typer.Option(help="Pixel size the model was trained for, µm/px; its files do not say."),
     ],
     name: Annotated[str | None, typer.Option(help="Of the bundle. Default: the folder's.")] = None,
-    markers_from: Annotated[
-        str, typer.Option(help="Bundle whose patch classifier reads the markers.")
-    ] = "he-v1",
-    licence: Annotated[str, typer.Option(help="Of the model.")] = "as published with the model",
+    markers_from: Annotated[str, MARKERS] = "he-v1",
+    licence: Annotated[str, LICENCE] = "as published with the model",
     to: Annotated[Path | None, TO] = None,
 ) -> None:
     """Convert an official StarDist model, such as 2D_versatile_he, into a bundle."""
@@ -164,6 +226,15 @@ def stardist_keras(
         licence=licence,
     )
     _print_made(manifest.name, manifest.folder, own=to is None)
+
+
+def _print_hash(manifest: BundleManifest, *, checked: bool) -> None:
+    state = "as stated" if checked else (
+        "TIAToolbox publishes none to compare with; give it as --sha256 wherever you fetch again"
+    )  # fmt: skip
+    Console().print(
+        f"sha256 of the source file: {manifest.detector['source_sha256']} ({state})", soft_wrap=True
+    )
 
 
 def _print_made(name: str, folder: Path, *, own: bool) -> None:

@@ -36,8 +36,8 @@ def build_backbone(name: str, *, pretrained: bool = False) -> BackboneSpec:
     Parameters
     ----------
     name : str
-        A timm model, such as ``convnext_base`` or ``resnet18``; ``hovernet`` (U-Net features,
-        needs TIAToolbox); ``phikon`` (position embeddings interpolated to the patch) or
+        A timm model, such as ``convnext_base`` or ``resnet18``; ``hovernet`` and its kin (U-Net
+        features, need TIAToolbox; see `lymphinfer.markers.hovernet.backbone_config`); ``phikon`` (position embeddings interpolated to the patch) or
         ``phikon-resize`` (patch enlarged to 224 px); ``stardist-resnet`` (the encoder of our own
         detector, whose weights are given as a file).
     pretrained : bool
@@ -52,10 +52,10 @@ def build_backbone(name: str, *, pretrained: bool = False) -> BackboneSpec:
     BundleError
         timm does not know the name, or a package or the weights cannot be had.
     """
-    if name == "hovernet":
+    if name.startswith("hovernet"):
         from lymphinfer.markers.hovernet import build_hovernet
 
-        return build_hovernet(pretrained=pretrained)
+        return build_hovernet(name, pretrained=pretrained)
     if name in ("phikon", "phikon-resize"):
         from lymphinfer.markers.phikon import build_phikon
 

@@ -2,122 +2,125 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from typing import Any, cast
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lymphinfer.errors import BundleError
 from lymphinfer.markers.backbones import IMAGENET_MEAN, IMAGENET_STD, BackboneSpec
+from lymphinfer.nuclei.hovernet.network import (
+    STRIDE_PX,
+    HoVerNetConfig,
+    build_network,
+    run_network,
+)
 
 PRETRAINED = "hovernet_fast-monusac"
-# Classes of MoNuSAC with background: the shape of the published weights.
-MONUSAC_TYPES = 5
-# Pixels that the "fast" decoder's unpadded convolutions take from the input's side.
-LOST_PX = 92
-STRIDE_PX = 8
+_NAME = re.compile(r"hovernet(?P<original>-original)?(?:-w(?P<divisor>[248]))?")
+_OUTPUT = ".u0.conv."
 
 
-def _tiatoolbox() -> Any:
-    """Import TIAToolbox's HoVer-Net without the log handlers and filters that it installs."""
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            from tiatoolbox.models.architecture import get_pretrained_model, hovernet
-    except ImportError as error:
-        raise BundleError(
-            f"the backbone hovernet needs TIAToolbox: pip install 'lymphinfer[hovernet]' ({error})"
-        ) from error
-    finally:
-        root.handlers[:] = handlers
-        root.setLevel(level)
-        logging.captureWarnings(False)
-    return hovernet.HoVerNet, get_pretrained_model
+def backbone_config(name: str) -> HoVerNetConfig | None:
+    """Shape of a backbone by name, None for a name that is no HoVer-Net's.
+
+    ``hovernet`` is the "fast" network, ``hovernet-original`` that of the first paper; ``-w2``,
+    ``-w4``, ``-w8`` behind it divides its channels, as ``train-detector --width`` does.
+    """
+    match = _NAME.fullmatch(name)
+    if match is None:
+        return None
+    mode = "original" if match["original"] else "fast"
+    return HoVerNetConfig(mode, ("any",), int(match["divisor"] or 1))
+
+
+def side_problem(name: str, side_px: int) -> str | None:
+    """What is wrong with a patch of this side for a HoVer-Net backbone; None if nothing is."""
+    config = backbone_config(name)
+    if config is None:
+        return None
+    lost, odd = config.geometry.lost_px, config.geometry.odd_px
+    if side_px > lost and side_px % STRIDE_PX == odd:
+        return None
+    least = lost + ((odd - lost) % STRIDE_PX or STRIDE_PX)
+    sides = ", ".join(str(least + i * STRIDE_PX) for i in range(3))
+    return f"backbone {name} needs a patch_px of {sides}, …, not {side_px}"
 
 
 class HoVerNetFeatures(nn.Module):
-    """Averages of the last feature maps of HoVer-Net's decoders: (B, 3, S, S) to (B, 192).
+    """Averages of the last feature maps of HoVer-Net's decoders: (B, 3, S, S) to (B, width).
 
-    Encoder and the three decoders (nuclei, distances, types) are those of the ``fast`` network, up
-    to the map before each decoder's 1x1 output layer. Averages are taken over the centre that the
-    decoders see, S - 92 pixels wide.
+    Encoder and the three decoders (types, nuclei, distances) up to the map before each decoder's
+    1x1 output layer. Averages are taken over the centre that the decoders see, `lost_px` narrower
+    than the patch: 20 px of 112.
 
     Parameters
     ----------
-    network : nn.Module
-        TIAToolbox's ``HoVerNet`` in ``fast`` mode; its parts are taken over.
+    config : HoVerNetConfig
+        With a type branch.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: Any):
+    def __init__(self, config: HoVerNetConfig):
         super().__init__()
+        self.config = config
+        self.frozen = False
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
-        self.stem = network.conv0
-        self.levels = nn.ModuleList([network.d0, network.d1, network.d2, network.d3])
-        self.bottom = network.conv_bot
-        self.decoders = nn.ModuleList(
-            nn.ModuleList(
-                [branch[0], branch[1], nn.Sequential(branch[2], branch[3].bn, branch[3].relu)]
-            )
-            for branch in network.decoder.values()
-        )
+        self.network = build_network(config)
+        for branch in self.network.decoder.values():  # type: ignore[union-attr,operator]
+            del branch[3].conv
 
     @property
     def width(self) -> int:
-        """Number of features: 64 a decoder."""
-        return 64 * len(self.decoders)
+        """Number of features: 64 a decoder in the full network."""
+        return self.config.n_features
+
+    @property
+    def lost_px(self) -> int:
+        """Of `Geometry`."""
+        return self.config.geometry.lost_px
+
+    def freeze(self) -> None:
+        """Keep the weights and statistics as they are, whatever is trained on top of them."""
+        self.frozen = True
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """As `nn.Module.train`; a frozen backbone stays in evaluation mode."""
+        return super().train(mode and not self.frozen)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, S, S) images as `Normalise` makes them to (B, width) features."""
+        geometry = self.config.geometry
         side = int(x.shape[-1])
-        if side <= LOST_PX or side % STRIDE_PX:
+        if side <= geometry.lost_px or side % STRIDE_PX != geometry.odd_px:
             raise BundleError(
-                f"backbone hovernet takes patches of at least {LOST_PX + 4} px whose side is a "
-                f"multiple of {STRIDE_PX}, not {side}; choose such a patch_px"
+                f"backbone hovernet takes patches wider than {geometry.lost_px} px whose side is a "
+                f"multiple of {STRIDE_PX} plus {geometry.odd_px}, not {side}; choose such a patch_px"
             )
         # The network expects RGB in [0, 1].
-        x = self.stem(x * self.std + self.mean)
-        maps: list[Tensor] = []
-        for level in self.levels:
-            x = level(x)
-            maps.append(x)
-        maps[3] = self.bottom(maps[3])
-        maps[0], maps[1] = _crop(maps[0], LOST_PX // 2), _crop(maps[1], 18)
-        pooled = []
-        for decoder in self.decoders:
-            first, second, last = cast(nn.ModuleList, decoder)
-            u = first(_double(maps[3]) + maps[2])
-            u = second(_double(u) + maps[1])
-            u = last(_double(u) + maps[0])
-            pooled.append(u.float().mean(dim=(2, 3)))
-        return torch.cat(pooled, dim=1)
+        maps = run_network(self.network, x * self.std + self.mean, geometry).features
+        return torch.cat([m.float().mean(dim=(2, 3)) for m in maps], dim=1)
 
 
-def _crop(x: Tensor, edge: int) -> Tensor:
-    return x[:, :, edge:-edge, edge:-edge]
-
-
-def _double(x: Tensor) -> Tensor:
-    # TIAToolbox's own doubling multiplies with a float32 matrix, which fails under autocast.
-    return F.interpolate(x, scale_factor=2.0, mode="nearest")
-
-
-def build_hovernet(*, pretrained: bool = False) -> BackboneSpec:
+def build_hovernet(name: str = "hovernet", *, pretrained: bool = False) -> BackboneSpec:
     """Build the backbone.
 
     Parameters
     ----------
+    name : str
+        As `backbone_config` takes it.
     pretrained : bool
-        Start from TIAToolbox's weights learned on MoNuSAC (downloaded on first use; their licence
-        is CC BY-NC-SA 4.0).
+        Not possible here: weights are a file, see `load_hovernet`.
 
     Returns
     -------
@@ -126,18 +129,69 @@ def build_hovernet(*, pretrained: bool = False) -> BackboneSpec:
     Raises
     ------
     BundleError
-        TIAToolbox is not installed, or the weights cannot be had.
+        TIAToolbox is not installed, or the name or weights cannot be had.
     """
-    make, get_pretrained = _tiatoolbox()
+    config = backbone_config(name)
+    if config is None:
+        raise BundleError(
+            f"backbone {name!r}: hovernet, hovernet-original, each with -w2, -w4, -w8"
+        )
     if pretrained:
-        try:
-            network, _ = get_pretrained(PRETRAINED)
-        except Exception as error:
-            raise BundleError(
-                f"the weights {PRETRAINED} cannot be had ({type(error).__name__}); fetch them once "
-                "with TIAToolbox where there is a network"
-            ) from error
-    else:
-        network = make(num_types=MONUSAC_TYPES, mode="fast")
-    module = HoVerNetFeatures(network)
+        raise BundleError(
+            f"the weights {PRETRAINED} are not here: fetch them with `lymphinfer weights pull "
+            f"{PRETRAINED}`, or name a hovernet.safetensors in backbone_weights"
+        )
+    module = HoVerNetFeatures(config)
     return BackboneSpec(module, module.width)
+
+
+def features_state(state: Mapping[str, Tensor], like: nn.Module) -> dict[str, Tensor]:
+    """Backbone weights out of a whole HoVer-Net's.
+
+    Parameters
+    ----------
+    state : mapping of str to Tensor
+        Under TIAToolbox's names, or a saved state of `HoVerNetFeatures`.
+    like : nn.Module
+        The backbone.
+
+    Returns
+    -------
+    dict of str to Tensor
+        Without the output layers. Weights without a type branch (Kumar's) lend that of their
+        nuclei to it as a start.
+    """
+    own = {k.removeprefix("network."): v for k, v in state.items() if _OUTPUT not in k}
+    if not any(k.startswith("decoder.tp.") for k in own):
+        own |= {
+            k.replace("decoder.np.", "decoder.tp.", 1): v
+            for k, v in own.items()
+            if k.startswith("decoder.np.")
+        }
+    wanted = like.state_dict()
+    return {f"network.{k}": v.float() for k, v in own.items() if f"network.{k}" in wanted}
+
+
+def load_hovernet(module: HoVerNetFeatures, path: Path) -> None:
+    """Fill a backbone from a safetensors file.
+
+    Parameters
+    ----------
+    module : HoVerNetFeatures
+    path : Path
+        ``hovernet.safetensors`` of a bundle that ``weights pull``, ``weights import hovernet`` or
+        ``train-detector`` made, of the same mode and width.
+
+    Raises
+    ------
+    BundleError
+        Not a safetensors file, or not the weights of this network.
+    """
+    try:
+        state = features_state(load_file(path), module)
+        module.load_state_dict(state)
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise BundleError(
+            f"{path}: not the weights of this HoVer-Net backbone (mode {module.config.mode}, "
+            f"channels divided by {module.config.divisor}; {str(error).splitlines()[0]})"
+        ) from error

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,11 +24,14 @@ class Detection:
         Detection probability.
     marker_logits : ndarray of float32 or None, (N, n_markers)
         Logits of the detector's own marker head over each nucleus, where it has one.
+    extras : mapping of str to ndarray of float32, (N,)
+        What else the detector measures, by column of the nucleus table; the same names every time.
     """
 
     polygons: NDArray[np.float32]
     probability: NDArray[np.float32]
     marker_logits: NDArray[np.float32] | None = None
+    extras: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.probability)
@@ -35,7 +39,8 @@ class Detection:
     def take(self, index: NDArray[Any]) -> Detection:
         """Nuclei at a boolean or integer index."""
         logits = None if self.marker_logits is None else self.marker_logits[index]
-        return Detection(self.polygons[index], self.probability[index], logits)
+        extras = {name: values[index] for name, values in self.extras.items()}
+        return Detection(self.polygons[index], self.probability[index], logits, extras)
 
 
 def polygon_centroids(polygons: NDArray[np.floating]) -> NDArray[np.float64]:

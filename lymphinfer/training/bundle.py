@@ -13,6 +13,8 @@ from lymphinfer.bundles.writing import write_bundle
 from lymphinfer.cells.files import atomic_write
 from lymphinfer.errors import DataError
 from lymphinfer.markers.classifier import MarkerClassifier
+from lymphinfer.markers.dense import DenseMarkers
+from lymphinfer.nuclei.hovernet.detector import HoVerNetDetector
 from lymphinfer.nuclei.stardist.detector import StarDistDetector
 from lymphinfer.training.calibrate import Calibrated, usable_threshold
 from lymphinfer.training.card import write_card
@@ -130,13 +132,16 @@ def make_bundle(
         The bundle whose detector is to be copied is not usable.
     """
     base = load_bundle(config.bundle.detector)
-    if not isinstance(base.detector, StarDistDetector):
-        raise DataError(f"bundle {base.manifest.name} has no StarDist detector to copy")
+    detector = base.detector
+    if isinstance(detector, DenseMarkers):
+        detector = detector.detector
+    if not isinstance(detector, (StarDistDetector, HoVerNetDetector)):
+        raise DataError(f"bundle {base.manifest.name} has no detector that can be copied")
     specs = marker_specs(inputs, trained)
     kind = "a simulated cohort" if inputs.simulated else "immunofluorescence of the same section"
     manifest = write_bundle(
         out,
-        modules={DETECTOR_FILE: base.detector.net, CLASSIFIER_FILE: trained.net},
+        modules={DETECTOR_FILE: detector.net, CLASSIFIER_FILE: trained.net},
         header={
             "name": out.name,
             "version": "1",
@@ -151,7 +156,7 @@ def make_bundle(
         },
         detector={**base.manifest.detector, "file": DETECTOR_FILE},
         classifier={
-            "kind": "patch",
+            "kind": "dense" if config.bundle.dense else "patch",
             "file": CLASSIFIER_FILE,
             "network": trained.net.config.to_dict(),
         },

@@ -47,7 +47,8 @@ class ModelConfig:
     Attributes
     ----------
     backbone : str
-        timm name, ``hovernet``, ``phikon`` or ``phikon-resize``.
+        timm name, ``hovernet`` (and ``hovernet-w8`` and the like), ``phikon`` or
+        ``phikon-resize``.
     independent : bool
         A network a marker, instead of one with a head a marker (multi-task).
     hidden : int
@@ -57,6 +58,8 @@ class ModelConfig:
         ``no``: random.
     backbone_weights : str
         Local safetensors file with the backbone's weights, instead of a download.
+    freeze : bool
+        Train the heads only; for HoVer-Net, whose detector then shares its pass with them.
     """
 
     backbone: str = "convnext_base"
@@ -64,6 +67,7 @@ class ModelConfig:
     hidden: int = 512
     pretrained: str = "auto"
     backbone_weights: str = ""
+    freeze: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,9 @@ class BundleConfig:
         Name or folder of the bundle whose detector is copied.
     hierarchy : str
         Default mode of the hierarchy.
+    dense : bool
+        The bundle computes a HoVer-Net backbone's features once a tile instead of once a patch
+        (`lymphinfer.markers.dense`).
     simulated : bool
         The cohort is a simulated one (also taken from its ``truth`` folder).
     bootstrap : int
@@ -131,6 +138,7 @@ class BundleConfig:
 
     detector: str = "he-v1"
     hierarchy: str = "conditional"
+    dense: bool = False
     simulated: bool = False
     bootstrap: int = 1000
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from lymphinfer.bundles.registry import find_bundle
 from lymphinfer.bundles.schema import read_manifest
 from lymphinfer.errors import BundleError, DataError
+from lymphinfer.markers.hovernet import backbone_config, side_problem
 from lymphinfer.orion.check import check_cohort
 from lymphinfer.orion.cohort import Cohort, scan_cohort
 from lymphinfer.orion.dataset import PatchSettings, prepare_patches
@@ -146,13 +147,16 @@ def network_problems(config: RetrainConfig) -> list[str]:
     problems = []
     model, px = config.model, config.data.patch_px
     own = ("hovernet", "phikon", "phikon-resize")
-    if model.backbone not in own and not timm.is_model(model.backbone):
+    hovernet = backbone_config(model.backbone)
+    if model.backbone not in own and hovernet is None and not timm.is_model(model.backbone):
         problems.append(
             f"backbone {model.backbone!r} is neither one of {', '.join(own)} nor known to timm "
             f"{timm.__version__}"
         )
-    if model.backbone == "hovernet" and (px < 96 or px % 8):
-        problems.append(f"backbone hovernet needs a patch_px of 96, 104, 112, …, not {px}")
+    if (problem := side_problem(model.backbone, px)) is not None:
+        problems.append(problem)
+    if hovernet is None and (model.freeze or config.bundle.dense):
+        problems.append(f"freeze and dense are for HoVer-Net, not for backbone {model.backbone}")
     if model.backbone == "phikon" and px % 16:
         problems.append(
             f"backbone phikon needs a patch_px that 16 divides, not {px}; phikon-resize takes any"
@@ -168,8 +172,8 @@ def detector_problems(config: RetrainConfig) -> list[str]:
         manifest = read_manifest(find_bundle(config.bundle.detector))
     except BundleError as error:
         return [f"[bundle] detector: {error}"]
-    if manifest.detector.get("kind") != "stardist":
-        return [f"[bundle] detector: {manifest.name} has no StarDist detector to copy"]
+    if manifest.detector.get("kind") not in ("stardist", "hovernet"):
+        return [f"[bundle] detector: {manifest.name} has no detector that can be copied"]
     return []
 
 

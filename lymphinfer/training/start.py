@@ -9,8 +9,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from lymphinfer.bundles.registry import list_bundles
+from lymphinfer.bundles.schema import read_manifest
 from lymphinfer.errors import BundleError
 from lymphinfer.markers.classifier import ClassifierConfig, MarkerClassifier
+from lymphinfer.markers.hovernet import PRETRAINED, HoVerNetFeatures, load_hovernet
 from lymphinfer.markers.phikon import Phikon, load_phikon
 from lymphinfer.training.config import ModelConfig
 
@@ -47,11 +50,25 @@ def build_classifier(
         hidden=model.hidden,
         patch_px=patch_px,
     )
-    if model.backbone_weights:
+    net, start = _start(model, config)
+    if model.freeze:
+        for backbone in net.backbones:
+            if not isinstance(backbone, HoVerNetFeatures):
+                raise BundleError(f"freeze: backbone {model.backbone} is no HoVer-Net")
+            backbone.freeze()
+        start += ", kept as they are"
+    return net, start
+
+
+def _start(model: ModelConfig, config: ClassifierConfig) -> tuple[MarkerClassifier, str]:
+    weights = model.backbone_weights
+    if not weights and model.backbone == "hovernet" and model.pretrained != "no":
+        weights = _published_hovernet()
+    if weights:
         net = MarkerClassifier(config)
         for backbone in net.backbones:
-            load_backbone(backbone, Path(model.backbone_weights))
-        return net, f"backbone weights of {Path(model.backbone_weights).name}"
+            load_backbone(backbone, Path(weights))
+        return net, f"backbone weights of {weights}"
     if model.pretrained == "no":
         return MarkerClassifier(config), "random weights"
     try:
@@ -76,6 +93,12 @@ def build_classifier(
         return net, "random weights (pretrained ones could not be had)"
 
 
+def _published_hovernet() -> str:
+    """File of the published weights where ``weights pull`` has put them; empty where it has not."""
+    folder = list_bundles().get(PRETRAINED)
+    return "" if folder is None else str(folder / str(read_manifest(folder).detector["file"]))
+
+
 def load_backbone(backbone: nn.Module, path: Path) -> None:
     """Fill one backbone from a local safetensors file.
 
@@ -84,7 +107,7 @@ def load_backbone(backbone: nn.Module, path: Path) -> None:
     backbone : nn.Module
     path : Path
         timm's ``model.safetensors`` (its classification layer is ignored), Phikon's from Hugging
-        Face, or a saved state of this backbone.
+        Face, a HoVer-Net's (`load_hovernet`), or a saved state of this backbone.
 
     Raises
     ------
@@ -93,6 +116,9 @@ def load_backbone(backbone: nn.Module, path: Path) -> None:
     """
     if isinstance(backbone, Phikon):
         load_phikon(backbone, path)
+        return
+    if isinstance(backbone, HoVerNetFeatures):
+        load_hovernet(backbone, path)
         return
     try:
         state = load_file(path)
