@@ -15,11 +15,13 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -30,14 +32,15 @@ from lymphinfer.markers.calibration import Calibration, fit_calibration
 from lymphinfer.markers.classifier import ClassifierConfig, MarkerClassifier, classify_patches
 from lymphinfer.nuclei.augment import Augmentation
 from lymphinfer.nuclei.datasets import AnnotatedImage, read_folder
-from lymphinfer.nuclei.stardist.infer import predict_dense
+from lymphinfer.nuclei.metrics import score_segmentation
+from lymphinfer.nuclei.stardist.decode import decode, refine
+from lymphinfer.nuclei.stardist.infer import DensePrediction, predict_dense
 from lymphinfer.nuclei.stardist.network import StarDistConfig, StarDistNet, build_network
 from lymphinfer.nuclei.stardist.train import (
     TrainConfig,
     Trainer,
     pool_over_instances,
     resample,
-    validate,
 )
 
 # Held out for thresholds, calibration and early looks: cut from the training parts, never the test.
@@ -181,29 +184,41 @@ def classifier(data: Path, out: Path, epochs: int, detector_run: Path) -> None:
     )
 
 
-def choose_thresholds(
-    net: StarDistNet, held_out: dict[str, list[AnnotatedImage]]
-) -> tuple[float, float]:
-    """Probability and suppression threshold of the best mean F1 over the held-out sets."""
-    best = (0.0, 0.5, 0.3)
-    thresholds = [round(t, 2) for t in np.arange(0.3, 0.71, 0.05)]
-    for nms in (0.2, 0.3, 0.4):
-        scores = np.mean(
-            [
-                [v.segmentation.f1 for v in validate(net.eval(), images, mpp=MPP,
-                                                     thresholds=thresholds, nms_threshold=nms)]
-                for images in held_out.values()
-            ],
-            axis=0,
-        )  # fmt: skip
-        print(
-            f"nms {nms}: "
-            + ", ".join(f"{t}: {s:.3f}" for t, s in zip(thresholds, scores, strict=True))
-        )
-        best = max(best, (float(scores.max()), thresholds[int(scores.argmax())], nms))
-    f1, prob_threshold, nms_threshold = best
-    print(f"held-out F1 {f1:.3f} at probability {prob_threshold}, suppression {nms_threshold}")
-    return prob_threshold, nms_threshold
+def choose_decoding(net: StarDistNet, held_out: dict[str, list[AnnotatedImage]]) -> dict[str, Any]:
+    """How to decode: the best mean PQ over the held-out sets, as values of a bundle's detector."""
+    grid = net.config.grid
+    truth: dict[str, list[NDArray[np.int32]]] = {name: [] for name in held_out}
+    dense: dict[str, list[DensePrediction]] = {name: [] for name in held_out}
+    for name, images in held_out.items():
+        for item in images:
+            pixels, instances = resample(item, MPP)
+            truth[name].append(instances)
+            dense[name] += predict_dense(net, pixels[None], autocast=torch.bfloat16)
+
+    def mean_pq(prob_threshold: float, nms_threshold: float, refine_at: tuple[float, ...]) -> float:
+        scores = []
+        for name in held_out:
+            drawn = []
+            for prediction, instances in zip(dense[name], truth[name], strict=True):
+                found = decode(
+                    prediction.prob,
+                    prediction.dist,
+                    grid=grid,
+                    prob_threshold=prob_threshold,
+                    nms_threshold=nms_threshold,
+                )
+                found = refine(found, prediction.dist, grid=grid, fractions=refine_at)
+                drawn.append(found.label_image(instances.shape))
+            scores.append(score_segmentation(truth[name], drawn).pq)
+        return float(np.mean(scores))
+
+    best: tuple[float, dict[str, Any]] = (0.0, {})
+    for choice in product((0.35, 0.4, 0.45, 0.5, 0.55, 0.6), (0.3, 0.4), ((), (0.4,), (0.3, 0.6))):
+        pq = mean_pq(*choice)
+        named = dict(zip(("prob_threshold", "nms_threshold", "refine_at"), choice, strict=True))
+        print(f"held-out PQ {pq:.4f}: {named}", flush=True)
+        best = max(best, (pq, named), key=lambda scored: scored[0])
+    return best[1]
 
 
 def calibrate_dense(net: StarDistNet, images: Sequence[AnnotatedImage]) -> Calibration:
@@ -242,13 +257,11 @@ def bundle(data: Path, run: Path, weights: Path) -> None:
     net.load_state_dict(load_file(run / "detector" / "stardist.safetensors"))
     net = channels_last(net.eval())
     _, held_out = load(data)
-    prob_threshold, nms_threshold = choose_thresholds(net, held_out)
     detector = {
         "kind": "stardist",
         "file": "stardist.safetensors",
         "mpp": MPP,
-        "prob_threshold": prob_threshold,
-        "nms_threshold": nms_threshold,
+        **choose_decoding(net, held_out),
         "network": net.config.to_dict(),
     }
     config = ClassifierConfig(("CD45",), backbone=NAME, hidden=HIDDEN, patch_px=PATCH_PX)

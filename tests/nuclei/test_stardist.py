@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lymphinfer.nuclei.detector import polygon_centroids
-from lymphinfer.nuclei.stardist.decode import StarPolygons, decode
+from lymphinfer.nuclei.stardist.decode import StarPolygons, decode, refine
 from lymphinfer.nuclei.stardist.detector import (
     CONTEXT_PX,
     StarDistDetector,
@@ -99,6 +99,44 @@ def test_decoding_agrees_with_stardists_own_suppression():
     np.testing.assert_allclose(np.sort(ours.prob), np.sort(scores))
 
 
+def test_points_on_a_ray_mend_what_the_centre_measured_wrongly():
+    labels = discs()
+    targets = star_targets(labels, object_probability(labels), n_rays=32, grid=2)
+    exact = decode(targets.prob, targets.dist, grid=2, prob_threshold=0.5, nms_threshold=0.4)
+    same = refine(exact, targets.dist, grid=2, fractions=(0.3, 0.6))
+    assert np.abs(same.dist - exact.dist).mean() < 0.3
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 2, exact.dist.shape).astype(np.float32)
+    wrong = StarPolygons(exact.points, exact.dist + noise, exact.prob)
+    mended = refine(wrong, targets.dist, grid=2, fractions=(0.3, 0.6))
+    before, after = (np.abs(p.dist - exact.dist).mean() for p in (wrong, mended))
+    # A ray of the wrong length is a third of the mean; its points measure right.
+    assert after < 0.5 * before
+    np.testing.assert_array_equal(mended.points, exact.points)
+    assert refine(wrong, targets.dist, grid=2, fractions=()) is wrong
+
+
+def test_refining_samples_between_pixels_as_scipy_does():
+    from scipy.ndimage import map_coordinates
+
+    rng = np.random.default_rng(1)
+    dist = rng.uniform(2, 9, (8, 20, 30)).astype(np.float32)
+    polygons = StarPolygons(
+        rng.uniform(0, [59, 39], (50, 2)).astype(np.float32),
+        rng.uniform(2, 9, (50, 8)).astype(np.float32),
+        np.ones(50, np.float32),
+    )
+    refined = refine(polygons, dist, grid=2, fractions=(0.5,))
+    x, y = ((polygons.points[:, None] + polygons.vertices()) / 2 / 2).transpose(2, 0, 1)
+    further = np.stack(
+        [map_coordinates(dist[k], [y[:, k], x[:, k]], order=1, mode="nearest") for k in range(8)],
+        axis=1,
+    )
+    np.testing.assert_allclose(
+        refined.dist, (polygons.dist + 0.5 * polygons.dist + further) / 2, rtol=1e-4
+    )
+
+
 def test_an_image_without_a_candidate_decodes_to_nothing():
     found = decode(
         np.zeros((8, 8), np.float32), np.ones((32, 8, 8), np.float32),
@@ -107,6 +145,7 @@ def test_an_image_without_a_candidate_decodes_to_nothing():
     assert len(found) == 0
     assert found.vertices().shape == (0, 32, 2)
     assert found.label_image((16, 16)).sum() == 0
+    assert refine(found, np.ones((32, 8, 8), np.float32), grid=2, fractions=(0.5,)) is found
 
 
 def test_the_loss_falls_to_its_floor_on_a_perfect_prediction_and_ignores_unknown_markers():
@@ -203,6 +242,9 @@ def test_pooling_over_rays_is_the_mean_over_the_nucleus():
 
 class ExactRays(StarDistNet):
     """Answers with what its input says: channel 0 a mask, whose rays stardist measures."""
+
+    def last_layers(self):
+        return []
 
     def predict(self, x):
         from stardist.geometry import star_dist

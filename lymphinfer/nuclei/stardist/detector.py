@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from lymphinfer.compute import channels_last
 from lymphinfer.nuclei.detector import Detection
-from lymphinfer.nuclei.stardist.decode import StarPolygons, decode
+from lymphinfer.nuclei.stardist.decode import StarPolygons, decode, refine
 from lymphinfer.nuclei.stardist.infer import DensePrediction, predict_dense
 from lymphinfer.nuclei.stardist.network import StarDistNet
 
@@ -47,6 +47,8 @@ class StarDistDetector:
         Half type for the convolutions, None for full precision.
     n_views : int
         Mirrored views averaged a tile: 1, 4 or 8 (`averaged_output`); costs as many passes.
+    refine_at : tuple of float
+        Fractions of a ray at which it is measured again (`refine`); none leaves it.
     """
 
     def __init__(
@@ -60,8 +62,9 @@ class StarDistDetector:
         device: torch.device | str = "cpu",
         autocast: torch.dtype | None = None,
         n_views: int = 1,
+        refine_at: tuple[float, ...] = (),
     ):
-        self.n_views = n_views
+        self.n_views, self.refine_at = n_views, refine_at
         self.device, self.autocast = torch.device(device), autocast
         self.net = channels_last(net.eval(), self.device)
         self.scale = working_mpp / mpp
@@ -102,6 +105,7 @@ class StarDistDetector:
             prob_threshold=self.prob_threshold,
             nms_threshold=self.nms_threshold,
         )
+        found = refine(found, dense.dense.dist, grid=grid, fractions=self.refine_at)
         logits = dense.dense.marker_logit
         # The network's pixel centres are whole numbers; a tile's outer corner is its origin.
         polygons = (found.vertices() + np.float32(0.5)) / np.float32(dense.scale)

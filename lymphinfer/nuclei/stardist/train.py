@@ -29,7 +29,7 @@ from lymphinfer.nuclei.augment import (
 )
 from lymphinfer.nuclei.datasets import AnnotatedImage
 from lymphinfer.nuclei.metrics import SegmentationScore, score_segmentation
-from lymphinfer.nuclei.stardist.decode import decode
+from lymphinfer.nuclei.stardist.decode import decode, refine
 from lymphinfer.nuclei.stardist.infer import predict_dense
 from lymphinfer.nuclei.stardist.loss import stardist_loss
 from lymphinfer.nuclei.stardist.network import (
@@ -206,6 +206,7 @@ def validate(
     mpp: float,
     thresholds: Sequence[float] = (0.4,),
     nms_threshold: float = 0.3,
+    refine_at: Sequence[float] = (),
     bf16: bool = True,
 ) -> list[Validation]:
     """Score a network on whole images at each probability threshold.
@@ -220,6 +221,8 @@ def validate(
         Working pixel size, µm/px.
     thresholds : sequence of float
     nms_threshold : float
+    refine_at : sequence of float
+        As `StarDistDetector` takes it.
     bf16 : bool
         Run the convolutions in bfloat16.
 
@@ -246,6 +249,7 @@ def validate(
                 prob_threshold=threshold,
                 nms_threshold=nms_threshold,
             )
+            polygons = refine(polygons, dense.dist, grid=grid, fractions=refine_at)
             predicted[i].append(polygons.label_image(instances.shape))
         if dense.marker_logit is not None:
             probability = (1 / (1 + np.exp(-dense.marker_logit[:1]))).astype(np.float32)
