@@ -38,7 +38,7 @@ class FluorescenceImage:
             self._tif = TiffFile(path)
             series = max(self._tif.series, key=lambda image: int(np.prod(image.shape)))
             axes = dict(zip(series.axes, series.shape, strict=True))
-            self._pages = list(series.levels[0].pages)
+            self._pages: list[Any] = list(series.levels[0].pages)
         # tifffile raises whatever a damaged file leads it into.
         except Exception as error:
             raise SlideError(

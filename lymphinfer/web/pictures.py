@@ -138,7 +138,7 @@ class CellPictures:
         blue = _NUCLEI_SHARE * _scaled(nuclei, (float(low), float(max(high, low + 200))))
         white = _scaled(self._if.read(marker, *box).astype(np.float64), window)
         rgb = np.stack([white, np.maximum(white, 0.45 * blue), np.maximum(white, blue)], axis=-1)
-        return np.rint(rgb * 255).astype(np.uint8)
+        return np.asarray(np.rint(rgb * 255), np.uint8)
 
 
 def _scaled(values: NDArray[np.float64], window: tuple[float, float]) -> NDArray[np.float64]:

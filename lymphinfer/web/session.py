@@ -219,7 +219,9 @@ class GatingSession:
         """Put thresholds on a gate as it is saved; absent ones stand."""
         own = self.store.gates.slides[folder]
         gate = own.markers[self._marker(marker)]
-        values = {key: _number(given[key], key) for key in THRESHOLDS if key in given}
+        values: dict[str, Any] = {
+            key: _number(given[key], key) for key in THRESHOLDS if key in given
+        }
         gate = replace(gate, **values)
         problems = gate.problems()
         if problems:

@@ -111,6 +111,7 @@ class GatesStore:
         self._lock = threading.RLock()
         self._done: list[Change] = []
         self._undone: list[Change] = []
+        self._gates = Gates({})
         self._load()
 
     @property

@@ -47,7 +47,7 @@ function situation(reply) {
 function took(reply) {
   const moved = Boolean(reply.moved) && (reply.slide.folder !== at.slide || reply.marker !== at.marker);
   situation(reply);
-  if (!reply.slide) return;
+  if (!reply.slide || (!slide && !moved)) return;
   if (moved) {
     open(reply.slide.folder, reply.marker).catch(failed);
   } else if (reply.slide.folder === at.slide) {

@@ -79,4 +79,4 @@ export const describeGate = (gate) => {
 };
 
 export const axisLabel = (gate) => (gate.af === null ? "mean intensity, raw counts"
-  : `mean intensity without autofluorescence: raw − ${level(gate.af.lambda)} × AF1 ${gate.af.beta < 0 ? "−" : "+"} ${level(Math.abs(gate.af.beta))}`);
+  : `mean intensity without autofluorescence: raw − ${gate.af.lambda} × AF1 ${gate.af.beta < 0 ? "−" : "+"} ${level(Math.abs(gate.af.beta))}`);

@@ -62,7 +62,8 @@ export class Saver {
       const { revision } = await post("/api/reload");
       this.revision = revision;
       if (again && path.startsWith("/api/slides/")) await this.now(path, body);
-      await this.reloaded();
+      // Not awaited: opening the slide anew waits for this very queue.
+      this.reloaded().catch(this.failed);
     }
   }
 
