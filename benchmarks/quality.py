@@ -39,7 +39,6 @@ from lymphinfer.nuclei.metrics import (
     pair_centroids,
     score_segmentation,
 )
-from lymphinfer.nuclei.stardist.decode import decode
 from lymphinfer.nuclei.stardist.detector import StarDistDetector, TilePrediction
 from lymphinfer.nuclei.stardist.train import pool_over_instances, resample
 from lymphinfer.orion.manifest import slide_means
@@ -86,13 +85,7 @@ def look(bundle: Bundle, pixels: Pixels) -> Look:
     prediction = detector.infer(pixels)
     detection = detector.decode(prediction)
     centers = polygon_centroids(detection.polygons)
-    found = decode(
-        prediction.dense.prob,
-        prediction.dense.dist,
-        grid=detector.net.config.grid,
-        prob_threshold=detector.prob_threshold,
-        nms_threshold=detector.nms_threshold,
-    )
+    found = detector.polygons(prediction.dense)
     shape = round(pixels.shape[0] * prediction.scale), round(pixels.shape[1] * prediction.scale)
     labels = found.label_image(shape)
     if shape != pixels.shape[:2]:

@@ -95,24 +95,30 @@ class StarDistDetector:
         )[0]
         return TilePrediction(dense, scale)
 
-    def decode(self, dense: TilePrediction) -> Detection:
-        """See `Detector.decode`."""
+    def polygons(self, dense: DensePrediction) -> StarPolygons:
+        """Nuclei of a dense prediction, px of the network's input."""
         grid = self.net.config.grid
         found = decode(
-            dense.dense.prob,
-            dense.dense.dist,
+            dense.prob,
+            dense.dist,
             grid=grid,
             prob_threshold=self.prob_threshold,
             nms_threshold=self.nms_threshold,
         )
-        found = refine(found, dense.dense.dist, grid=grid, fractions=self.refine_at)
+        return refine(found, dense.dist, grid=grid, fractions=self.refine_at)
+
+    def decode(self, dense: TilePrediction) -> Detection:
+        """See `Detector.decode`."""
+        found = self.polygons(dense.dense)
         logits = dense.dense.marker_logit
         # The network's pixel centres are whole numbers; a tile's outer corner is its origin.
         polygons = (found.vertices() + np.float32(0.5)) / np.float32(dense.scale)
         return Detection(
             polygons=polygons,
             probability=found.prob,
-            marker_logits=None if logits is None else pool_over_rays(logits, found, grid),
+            marker_logits=None
+            if logits is None
+            else pool_over_rays(logits, found, self.net.config.grid),
         )
 
 
