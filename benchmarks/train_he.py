@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from lymphinfer.bundles.schema import Evidence, MarkerSpec
 from lymphinfer.bundles.writing import write_bundle
 from lymphinfer.compute import channels_last
-from lymphinfer.markers.calibration import Calibration, fit_calibration
+from lymphinfer.markers.calibration import Calibration, fit_calibration_by_image
 from lymphinfer.markers.classifier import ClassifierConfig, MarkerClassifier, classify_patches
 from lymphinfer.nuclei.augment import Augmentation
 from lymphinfer.nuclei.datasets import AnnotatedImage, read_folder
@@ -233,7 +233,7 @@ def calibrate_dense(net: StarDistNet, images: Sequence[AnnotatedImage]) -> Calib
         known = np.isfinite(pooled)
         logits.append(pooled[known])
         labels.append(item.leukocyte[1:][known])
-    return fit_calibration(np.concatenate(logits), np.concatenate(labels))
+    return fit_calibration_by_image(logits, labels)
 
 
 def calibrate_patches(network: MarkerClassifier, stores: Path) -> Calibration:
@@ -246,7 +246,7 @@ def calibrate_patches(network: MarkerClassifier, stores: Path) -> Calibration:
         patches = store.read(np.arange(len(store)))
         logits.append(classify_patches(network.eval(), patches, autocast=torch.bfloat16)[:, 0])
         labels.append(store.labels[:, 0])
-    return fit_calibration(np.concatenate(logits), np.concatenate(labels))
+    return fit_calibration_by_image(logits, labels)
 
 
 def bundle(data: Path, run: Path, weights: Path) -> None:
