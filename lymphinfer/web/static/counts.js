@@ -68,7 +68,7 @@ export function showLabels(box, markers, current, counts, before) {
     el("table", {}, el("thead", {}, el("tr", {}, el("th", { text: "marker" }), ...heads.map((h) => el("th", { class: "n", scope: "col", text: h })))),
       el("tbody", {}, ...rows)),
     el("p", { class: "soft", text: `Dropped: positive, but a marker above it is negative. Small numbers: change since you came to this gate.${
-      artefacts ? ` ${count(artefacts)} artefacts (bright blank channel) are left out.` : ""}` }),
+      artefacts ? ` Artefacts (bright blank channel) left out: ${count(artefacts)}.` : ""}` }),
   );
 }
 
