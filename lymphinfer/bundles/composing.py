@@ -1,7 +1,7 @@
 """A bundle whose nuclei are found by another bundle's detector: ``predict --detector``.
 
-What comes out is a manifest of its own: a name that says both, a hash of both hashes. So nucleus ids,
-fingerprints, summaries and files tell results by different detectors apart without knowing of it.
+What comes out is a manifest of its own: a name that says both, a hash of both hashes. So nucleus
+ids, fingerprints, summaries and files tell results by different detectors apart without knowing.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ def find_detector(name: str | Path) -> Path:
     if str(name) == "hovernet" or str(name) in HOVERNET:
         hovernet_module()
         raise BundleError(
-            f"--detector {name}: its weights are not here. Fetch them once with `lymphinfer weights "
-            f"pull {wanted[0]}`; without a network, download the file elsewhere and give it to "
-            "`lymphinfer weights import hovernet FILE`; or train your own with `lymphinfer "
+            f"--detector {name}: its weights are not here. Fetch them once with `lymphinfer "
+            f"weights pull {wanted[0]}`; without a network, download the file elsewhere and give "
+            "it to `lymphinfer weights import hovernet FILE`; or train your own with `lymphinfer "
             "train-detector --arch hovernet` and name its folder."
         )
     return find_bundle(name)

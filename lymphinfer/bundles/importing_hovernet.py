@@ -44,8 +44,8 @@ use only.
 
 ## Networks
 
-- Detector: TIAToolbox's architecture and post-processing, read at {mpp} µm/px; nucleus types: {types}.
-  Source file sha256 `{sha256}` ({checked}).
+- Detector: TIAToolbox's architecture and post-processing, read at {mpp} µm/px; nucleus types:
+  {types}. Source file sha256 `{sha256}` ({checked}).
 - Marker model: that of `{markers}`, unchanged, cut around this detector's nuclei.
 
 ## Metrics

@@ -226,6 +226,7 @@ def _build_stardist(
         working_mpp=working_mpp,
         prob_threshold=float(table["prob_threshold"]),
         nms_threshold=float(table["nms_threshold"]),
+        refine_at=tuple(table.get("refine_at", ())),
         device=device,
         autocast=autocast,
     )

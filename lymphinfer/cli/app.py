@@ -22,6 +22,7 @@ from lymphinfer.cli.retrain import retrain
 from lymphinfer.cli.simulate import simulate
 from lymphinfer.cli.status import status
 from lymphinfer.cli.table1 import table1
+from lymphinfer.cli.train_detector import train_detector
 from lymphinfer.errors import LymphinferError
 
 app = typer.Typer(
@@ -37,7 +38,7 @@ app.command()(status)
 app.command()(doctor)
 app.command()(export)
 app.command()(report)
-for command in (simulate, retrain, evaluate, table1, patch_size_study):
+for command in (simulate, retrain, train_detector, evaluate, table1, patch_size_study):
     app.command()(command)
 app.add_typer(orion.app, name="orion")
 app.add_typer(gate.app, name="gate")

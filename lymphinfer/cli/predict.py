@@ -27,6 +27,13 @@ def predict(
     bundle: Annotated[
         str, typer.Option("--bundle", "-b", help="Name or folder of a bundle.")
     ] = "he-v1",
+    detector: Annotated[
+        str | None,
+        typer.Option(
+            help="stardist, hovernet, or a bundle whose detector finds the nuclei. "
+            "Default: the bundle's own."
+        ),
+    ] = None,
     mpp: Annotated[
         float | None,
         typer.Option(help="Pixel size of level 0, µm/px, where the file has none or a wrong one."),
@@ -121,6 +128,7 @@ def predict(
         redo=redo,
         roi=None if roi is None else str(roi),
         within_class=tuple(within_class or ()),
+        detector=detector,
     )
     options = BatchOptions(
         devices=tuple(name.strip() for name in (devices or "").split(",") if name.strip()),

@@ -22,8 +22,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from lymphinfer.bundles.registry import find_bundle
-from lymphinfer.bundles.schema import read_manifest
+from lymphinfer.bundles.composing import used_manifest
 from lymphinfer.cli.enums import Engine
 from lymphinfer.cli.predict_run import print_bundle
 from lymphinfer.cli.report_run import announce, make_reports
@@ -146,7 +145,7 @@ def run_batch(
     console = Console(stderr=True)
     root = results_root(source, out)
     jobs = find_jobs(source, root)
-    print_bundle(console, read_manifest(find_bundle(settings.bundle)))
+    print_bundle(console, used_manifest(settings.bundle, settings.detector))
     with BatchBar(console, len(jobs)) as progress:
         if engine is Engine.dask:
             from lymphinfer.predict.dask_engine import run_on_dask

@@ -37,9 +37,10 @@ def build_backbone(name: str, *, pretrained: bool = False) -> BackboneSpec:
     ----------
     name : str
         A timm model, such as ``convnext_base`` or ``resnet18``; ``hovernet`` and its kin (U-Net
-        features, need TIAToolbox; see `lymphinfer.markers.hovernet.backbone_config`); ``phikon`` (position embeddings interpolated to the patch) or
-        ``phikon-resize`` (patch enlarged to 224 px); ``stardist-resnet`` (the encoder of our own
-        detector, whose weights are given as a file).
+        features, need TIAToolbox; see `lymphinfer.markers.hovernet.backbone_config`); ``phikon``
+        (position embeddings interpolated to the patch) or ``phikon-resize`` (patch enlarged to
+        224 px); ``stardist-resnet`` (the encoder of our own detector, whose weights are given as
+        a file).
     pretrained : bool
         Start from the published weights (needs network access on first use).
 

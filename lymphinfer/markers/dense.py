@@ -4,9 +4,9 @@ The patch classifier sends 112 px around each nucleus through the U-Net and aver
 maps over the part that their unpadded convolutions leave: the central 20 px. Here the maps of the
 whole tile are computed once, and the same window is averaged by an integral image.
 
-The two are not equal. A patch ends 56 px from its nucleus, where the network pads with zeros, yet an
-output pixel depends on up to 112 px around it: in the tile all of that is tissue, in the patch a
-part of it is padding. `benchmarks/hovernet.py` measures what that does to the AUROC.
+The two are not equal. A patch ends 56 px from its nucleus, where the network pads with zeros, yet
+an output pixel depends on up to 112 px around it: in the tile all of that is tissue, in the patch
+a part of it is padding. `benchmarks/hovernet.py` measures what that does to the AUROC.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ def pool_windows(
 
     total = at(1, 1) - at(0, 1) - at(1, 0) + at(0, 0)
     area = (high - low).prod(axis=1)
-    return (total / area[:, None]).astype(np.float32)
+    mean: NDArray[np.float32] = (total / area[:, None]).astype(np.float32)
+    return mean
 
 
 def _bilinear(

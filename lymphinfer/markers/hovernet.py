@@ -75,7 +75,7 @@ class HoVerNetFeatures(nn.Module):
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
         self.network = build_network(config)
-        for branch in self.network.decoder.values():  # type: ignore[union-attr,operator]
+        for branch in self.network.decoder.values():  # type: ignore[operator]
             del branch[3].conv
 
     @property
@@ -105,7 +105,7 @@ class HoVerNetFeatures(nn.Module):
         if side <= geometry.lost_px or side % STRIDE_PX != geometry.odd_px:
             raise BundleError(
                 f"backbone hovernet takes patches wider than {geometry.lost_px} px whose side is a "
-                f"multiple of {STRIDE_PX} plus {geometry.odd_px}, not {side}; choose such a patch_px"
+                f"multiple of {STRIDE_PX} plus {geometry.odd_px}, not {side}: choose such a side"
             )
         # The network expects RGB in [0, 1].
         maps = run_network(self.network, x * self.std + self.mean, geometry).features

@@ -9,8 +9,7 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
-from lymphinfer.bundles.registry import find_bundle
-from lymphinfer.bundles.schema import read_manifest
+from lymphinfer.bundles.composing import used_manifest
 from lymphinfer.errors import LymphinferError
 from lymphinfer.predict.claims import Claim, Claims, Refusal, waiting_for
 from lymphinfer.predict.inputs import Job, find_jobs, results_root
@@ -192,7 +191,7 @@ def run_jobs(
     """
     settings, options = settings or PredictSettings(), options or BatchOptions()
     began = time.perf_counter()
-    read_manifest(find_bundle(settings.bundle))
+    used_manifest(settings.bundle, settings.detector)
     devices = device_names(options, settings.device)
     cpus = devices.count("cpu")
     threads = max(1, (os.cpu_count() or 1) // cpus) if cpus > 1 else None

@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 from pathlib import Path
 
-from lymphinfer.bundles.registry import find_bundle
-from lymphinfer.bundles.schema import read_manifest
+from lymphinfer.bundles.composing import used_manifest
 from lymphinfer.errors import LymphinferError, ResultError
 from lymphinfer.predict.inputs import Job
 from lymphinfer.predict.locks import EXPIRES_S, LOCK, FolderLock, Heart, Owner
@@ -235,7 +234,7 @@ class Claims:
         if settings not in self._requests:
             values = {k: v for k, v in settings.to_dict().items() if k not in _IDLE_OPTIONS}
             try:
-                values["bundle"] = read_manifest(find_bundle(settings.bundle)).sha256
+                values["bundle"] = used_manifest(settings.bundle, settings.detector).sha256
             except LymphinferError:
                 log.debug("bundle %s cannot be read", settings.bundle)
             text = json.dumps(values, sort_keys=True)

@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lymphinfer.bundles.registry import find_bundle
-from lymphinfer.bundles.schema import read_manifest
+from lymphinfer.bundles.composing import used_manifest
 from lymphinfer.errors import LymphinferError
 from lymphinfer.predict.batch import Batch
 from lymphinfer.predict.claims import Claim, Claims
@@ -281,7 +280,7 @@ def run_on_dask(
     """
     settings, options = settings or PredictSettings(), options or BatchOptions()
     began = time.perf_counter()
-    read_manifest(find_bundle(settings.bundle))
+    used_manifest(settings.bundle, settings.detector)
     claims = Claims(settings, retry_failed=options.retry_failed, expires_s=options.lock_expires_s)
     batch = Batch([_absolute(job) for job in jobs], claims, progress or SilentBatch())
     try:

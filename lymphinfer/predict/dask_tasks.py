@@ -10,9 +10,8 @@ from pathlib import Path
 import torch
 from distributed import get_worker
 
+from lymphinfer.bundles.composing import used_manifest
 from lymphinfer.bundles.loading import Bundle
-from lymphinfer.bundles.registry import find_bundle
-from lymphinfer.bundles.schema import read_manifest
 from lymphinfer.predict.dask_cluster import THREADS
 from lymphinfer.predict.finish import finish_slide
 from lymphinfer.predict.messages import Failed, failure
@@ -68,7 +67,7 @@ def finish(
 ) -> SlideResult | Failed:
     """Write the views of a slide, see `finish_slide`."""
     try:
-        manifest = read_manifest(find_bundle(settings.bundle))
+        manifest = used_manifest(settings.bundle, settings.detector)
         return finish_slide(whole, manifest, seconds=seconds, total_seconds=total_seconds)
     except Exception as error:
         return failure(error)

@@ -74,7 +74,7 @@ def finish_slide(
         counts,
         tissue_mm2=plan.tissue_mm2,
         slide=plan.slide,
-        bundle={"name": manifest.name, "version": manifest.version, "sha256": manifest.sha256},
+        bundle=manifest.identity,
         evidence=manifest.evidence,
         arguments={**plan.settings.to_dict(), "hierarchy": plan.hierarchy,
                    "fingerprint": plan.mark, "precision": plan.precision, "device": plan.device},
@@ -107,6 +107,11 @@ def _warnings(manifest: BundleManifest, dropped: int) -> list[str]:
             f"Bundle {manifest.name} was trained on SIMULATED slides: its probabilities say "
             "nothing about real tissue. Use it for demonstrations and tests only."
         )
+    if manifest.detector_from:
+        warnings.append(
+            f"Nuclei are found by the detector of {manifest.detector_from['name']}: what is stated "
+            "of the markers was measured without it."
+        )
     if dropped:
         warnings.append(f"{dropped} outlines could not be made valid and were left out.")
     return warnings
@@ -118,6 +123,7 @@ def _provenance(plan: SlidePlan, manifest: BundleManifest, warnings: list[str]) 
         "bundle": manifest.name,
         "bundle_version": manifest.version,
         "bundle_sha256": manifest.sha256,
+        **({"detector": manifest.detector_from} if manifest.detector_from else {}),
         "slide_identity": plan.slide["identity"],
         "mpp": plan.slide["mpp"],
         "mpp_source": plan.slide["mpp_source"],

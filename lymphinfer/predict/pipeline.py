@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -73,6 +73,7 @@ class _ShardInProgress:
     rings: list[Rings] = field(default_factory=list)
     probability: list[NDArray[np.float32]] = field(default_factory=list)
     logits: list[NDArray[np.float32]] = field(default_factory=list)
+    extras: list[Mapping[str, NDArray[np.float32]]] = field(default_factory=list)
     dropped: int = 0
 
 
@@ -168,6 +169,7 @@ class TilePipeline:
         state.rings.append(nuclei.rings)
         state.probability.append(nuclei.detection.probability)
         state.logits.append(logits)
+        state.extras.append(nuclei.detection.extras)
         state.dropped += nuclei.dropped
         return len(nuclei.rings)
 
@@ -228,6 +230,10 @@ class TilePipeline:
                 probabilities=probabilities,
                 calls=calls,
                 mpp=self.slide.mpp,
+                extras={
+                    name: np.concatenate([extras[name] for extras in shard.extras])
+                    for name in shard.extras[0]
+                },
             )
         if not shard.dropped:
             return table

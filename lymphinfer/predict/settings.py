@@ -25,6 +25,8 @@ class PredictSettings:
     ----------
     bundle : str
         Name or folder.
+    detector : str or None
+        Another bundle's detector in place of its own: ``stardist``, ``hovernet``, name or folder.
     mpp : float or None
         Level-0 pixel size, µm/px, over what the file says.
     format : str
@@ -64,6 +66,7 @@ class PredictSettings:
     redo: bool = False
     roi: str | None = None
     within_class: tuple[str, ...] = ()
+    detector: str | None = None
 
     def __post_init__(self) -> None:
         problems = []

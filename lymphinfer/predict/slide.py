@@ -48,7 +48,10 @@ def load(settings: PredictSettings) -> Bundle:
     """Load the bundle of the settings on their device."""
     device = resolve_device(settings.device)
     return load_bundle(
-        settings.bundle, device=device, autocast=half_type(device, settings.precision)
+        settings.bundle,
+        detector=settings.detector,
+        device=device,
+        autocast=half_type(device, settings.precision),
     )
 
 

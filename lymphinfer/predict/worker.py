@@ -17,9 +17,8 @@ from pathlib import Path
 
 import torch
 
+from lymphinfer.bundles.composing import used_manifest
 from lymphinfer.bundles.loading import Bundle
-from lymphinfer.bundles.registry import find_bundle
-from lymphinfer.bundles.schema import read_manifest
 from lymphinfer.predict.finish import finish_slide
 from lymphinfer.predict.messages import (
     Advanced,
@@ -50,12 +49,12 @@ class BundleCache:
 
     def __init__(self, size: int = MAX_BUNDLES):
         self.size = size
-        self._bundles: dict[tuple[str, str, str], Bundle] = {}
+        self._bundles: dict[tuple[str | None, ...], Bundle] = {}
         self._lock = threading.Lock()
 
     def get(self, settings: PredictSettings) -> Bundle:
         """Bundle of the settings on their device, loaded at most once."""
-        key = settings.bundle, settings.device, settings.precision
+        key = settings.bundle, settings.detector, settings.device, settings.precision
         with self._lock:
             bundle = self._bundles.pop(key, None) or load(settings)
             while len(self._bundles) >= self.size:
@@ -164,7 +163,7 @@ def _do(task: Task, settings: PredictSettings, bundles: BundleCache, send: Sende
         send(Began())
         return finish_slide(
             task.plan,
-            read_manifest(find_bundle(settings.bundle)),
+            used_manifest(settings.bundle, settings.detector),
             seconds=task.seconds,
             total_seconds=task.total_seconds,
         )

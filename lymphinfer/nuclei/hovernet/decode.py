@@ -1,4 +1,4 @@
-"""From dense maps to nuclei: TIAToolbox's watershed, then outlines along the pixels' outer edges."""
+"""From dense maps to nuclei: TIAToolbox's watershed, then outlines along pixel edges."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def describe(labels: NDArray[np.int32], maps: DenseMaps, n_types: int) -> Instan
         outline = trace(mask)
         if outline is None:
             continue
-        outlines.append(outline + np.float32((box[1].start, box[0].start)))
+        outlines.append(outline + np.array((box[1].start, box[0].start), np.float32))
         probability.append(maps.nucleus[box][mask].mean())
         if maps.kind is not None:
             count = np.bincount(maps.kind[box][mask], minlength=n_types + 1)
@@ -132,7 +132,7 @@ def describe(labels: NDArray[np.int32], maps: DenseMaps, n_types: int) -> Instan
 
 
 def majority(kinds: NDArray[np.float32]) -> NDArray[np.intp]:
-    """Type of each nucleus, 1 to n; 0 where no pixel has one. Background never wins, as in HoVer-Net."""
+    """Type of each nucleus, 1 to n, 0 where no pixel has one; as HoVer-Net, never background."""
     if not kinds.shape[1]:
         return np.zeros(len(kinds), np.intp)
     return np.where(kinds.max(axis=1) > 0, kinds.argmax(axis=1) + 1, 0)

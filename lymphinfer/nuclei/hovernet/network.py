@@ -137,8 +137,11 @@ def build_network(config: HoVerNetConfig) -> nn.Module:
         _divide_channels(net, config.divisor)
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            if module.bias is not None:
+            if module.bias is None:
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            else:
+                # Output layers: distances begin near zero, where they belong.
+                nn.init.normal_(module.weight, std=0.01)
                 nn.init.zeros_(module.bias)
     return cast(nn.Module, net)
 

@@ -1,4 +1,4 @@
-"""TIAToolbox, imported without what its import does to a program's logging, and what it publishes."""
+"""TIAToolbox, imported without what that does to a program's logging, and what it publishes."""
 
 from __future__ import annotations
 
