@@ -257,11 +257,16 @@ def bundle(data: Path, run: Path, weights: Path) -> None:
     net.load_state_dict(load_file(run / "detector" / "stardist.safetensors"))
     net = channels_last(net.eval())
     _, held_out = load(data)
+    # Kept, so that a second call, which adds what quality.py has measured, takes seconds.
+    chosen = run / "decoding.json"
+    if not chosen.exists():
+        chosen.write_text(json.dumps(choose_decoding(net, held_out)))
+    decoding = json.loads(chosen.read_text())
     detector = {
         "kind": "stardist",
         "file": "stardist.safetensors",
         "mpp": MPP,
-        **choose_decoding(net, held_out),
+        **decoding,
         "network": net.config.to_dict(),
     }
     config = ClassifierConfig(("CD45",), backbone=NAME, hidden=HIDDEN, patch_px=PATCH_PX)
