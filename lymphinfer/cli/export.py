@@ -19,6 +19,7 @@ class View(StrEnum):
     parquet = "parquet"
     geojson = "geojson"
     geojson_points = "geojson-points"
+    geojson_types = "geojson-types"
     anndata = "anndata"
     spatialdata = "spatialdata"
     ome_xml = "ome-xml"
@@ -58,7 +59,8 @@ def export(
 
     csv, parquet: a row a nucleus; x_px and y_px are level-0 pixels, x_um and y_um µm, area_um2
     µm², probabilities 0 to 1, call the deepest positive phenotype. geojson: the file for QuPath
-    again; geojson-points: its centroids. anndata: .h5ad for scanpy and squidpy. spatialdata: a
+    again; geojson-points: its centroids; geojson-types: classes by the nucleus types of a HoVer-Net
+    detector. anndata: .h5ad for scanpy and squidpy. spatialdata: a
     Zarr folder. ome-xml: ROIs for OMERO. labels: a pyramidal OME-TIFF of the csv's labels.
     """
     from rich.console import Console

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from lymphinfer.cells.files import atomic_write
 from lymphinfer.cells.table import measurements, read_calls, read_ids, read_rings
+from lymphinfer.export.nucleus_types import type_classes
 from lymphinfer.export.numerals import id_texts, number_texts, point_texts, ring_texts
 from lymphinfer.export.validate import UniqueIds, validate_panel, validate_table
 from lymphinfer.panel import OTHER, Panel
@@ -27,6 +28,7 @@ from lymphinfer.panel import OTHER, Panel
 Format = Literal["zip", "geojson.gz", "geojson"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 Shape = Literal["polygon", "point"]
+Classes = Literal["call", "type"]
 PART_SIZE = 25_000
 _LEVEL = 2
 _SEPARATOR = b",\n"
@@ -44,6 +46,7 @@ def write_geojson(
     stem: str | None = None,
     part_size: int = PART_SIZE,
     shape: Shape = "polygon",
+    classes: Classes = "call",
 ) -> Path:
     """Write a slide's nuclei as one file to drop on the open image in QuPath.
 
@@ -70,6 +73,8 @@ def write_geojson(
         Features in one part of the ``.zip``.
     shape : {"polygon", "point"}
         What stands for a nucleus: its outline, or its centroid (a file of about a third the size).
+    classes : {"call", "type"}
+        What its class in QuPath is: the phenotype, or the nucleus type that the detector found.
 
     Returns
     -------
@@ -92,7 +97,7 @@ def write_geojson(
     stem = re.sub(r'[\\/:*?"<>|]', "_", stem or target.name.removesuffix(suffix))
     header = _header(provenance)
     with atomic_write(target) as file:
-        texts = _checked(_rechunked(tables, part_size), panel, offset_level0, shape)
+        texts = _checked(_rechunked(tables, part_size), panel, offset_level0, shape, classes)
         if fmt == "zip":
             _write_zip(file, texts, header, stem)
         elif fmt == "geojson.gz":
@@ -108,6 +113,7 @@ def features(
     panel: Panel,
     offset_level0: tuple[float, float] = (0, 0),
     shape: Shape = "polygon",
+    classes: Classes = "call",
 ) -> bytes:
     """Write a table's nuclei as GeoJSON features, joined by commas.
 
@@ -121,13 +127,19 @@ def features(
         Subtracted from every vertex, level-0 px.
     shape : {"polygon", "point"}
         Outline or centroid.
+    classes : {"call", "type"}
+        As in `write_geojson`.
 
     Returns
     -------
     bytes
         UTF-8; empty without nuclei.
     """
-    classes = [_classification(panel, call) for call in panel.calls]
+    if classes == "type":
+        named, which = type_classes(table)
+    else:
+        named = [_classification(panel, call) for call in panel.calls]
+        which = read_calls(table, panel)
     if shape == "point":
         places = point_texts(_centroids(table), offset_level0)
         geometry = b'{"type":"Point","coordinates":%b}'
@@ -137,7 +149,7 @@ def features(
     rows = zip(
         id_texts(read_ids(table)),
         places,
-        (classes[call] for call in read_calls(table, panel)),
+        (named[i] for i in which),
         _measurement_texts(table),
         strict=True,
     )
@@ -192,13 +204,17 @@ def _rechunked(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
 
 
 def _checked(
-    tables: Iterable[pa.Table], panel: Panel, offset_level0: tuple[float, float], shape: Shape
+    tables: Iterable[pa.Table],
+    panel: Panel,
+    offset_level0: tuple[float, float],
+    shape: Shape,
+    classes: Classes,
 ) -> Iterator[bytes]:
     ids = UniqueIds()
     for table in tables:
         validate_table(table)
         ids.add(table)
-        yield features(table, panel, offset_level0, shape)
+        yield features(table, panel, offset_level0, shape, classes)
     ids.check()
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lymphinfer.errors import ResultError
-from lymphinfer.export.geojson import FORMATS, Format, Shape, write_geojson
+from lymphinfer.export.geojson import FORMATS, Classes, Format, Shape, write_geojson
 from lymphinfer.export.results import Result
 
 
@@ -67,7 +67,13 @@ def write_view(
     return write(out or result.folder / f"{result.stem}{suffix}", result, options)
 
 
-def _geojson(path: Path, result: Result, options: ViewOptions, shape: Shape = "polygon") -> Path:
+def _geojson(
+    path: Path,
+    result: Result,
+    options: ViewOptions,
+    shape: Shape = "polygon",
+    classes: Classes = "call",
+) -> Path:
     named = next((fmt for fmt in FORMATS if path.name.endswith(f".{fmt}")), None)
     if options.crop_to_bounds is None:
         offset = result.qupath_offset
@@ -82,11 +88,16 @@ def _geojson(path: Path, result: Result, options: ViewOptions, shape: Shape = "p
         provenance=result.provenance,
         stem=result.stem,
         shape=shape,
+        classes=classes,
     )
 
 
 def _points(path: Path, result: Result, options: ViewOptions) -> Path:
     return _geojson(path, result, options, "point")
+
+
+def _types(path: Path, result: Result, options: ViewOptions) -> Path:
+    return _geojson(path, result, options, classes="type")
 
 
 def _csv(path: Path, result: Result, _: ViewOptions) -> Path:
@@ -130,6 +141,7 @@ VIEWS: dict[str, tuple[str, Callable[[Path, Result, ViewOptions], Path]]] = {
     "parquet": (".parquet", _parquet),
     "geojson": ("", _geojson),
     "geojson-points": (".points", _points),
+    "geojson-types": (".types", _types),
     "anndata": (".h5ad", _anndata),
     "spatialdata": (".spatialdata.zarr", _spatialdata),
     "ome-xml": (".ome.xml", _ome_xml),

@@ -88,3 +88,25 @@ def test_nuclei_types_and_fingerprint_tell_of_the_detector(
     before = summary_path.stat().st_mtime_ns
     run(*arguments, "--detector", detector)
     assert summary_path.stat().st_mtime_ns == before
+
+
+def test_types_become_classes_on_request(detector, disc_bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr("lymphinfer.nuclei.hovernet.detector.predict_maps", dark_nuclei)
+    slide = write_svs(tmp_path / "a.svs", disc_image(300, 260)[0])
+    out = tmp_path / "out"
+    run(slide, "--out", out, "--bundle", disc_bundle, "--detector", detector, "--device", "cpu",
+        "--precision", "fp32")  # fmt: skip
+    result = CliRunner().invoke(
+        app, ["export", str(out), "--to", "geojson-types", "--format", "geojson"]
+    )
+    assert result.exit_code == 0, result.output or result.exception
+    collection = json.loads(next(out.rglob("*.types.geojson")).read_text())
+    classes = {f["properties"]["classification"]["name"] for f in collection["features"]}
+    assert classes == {"Lymphocyte"}
+
+
+def test_nuclei_without_types_say_so(disc_bundle, tmp_path):
+    slide = write_svs(tmp_path / "a.svs", disc_image(300, 260)[0])
+    run(slide, "--out", tmp_path / "out", "--bundle", disc_bundle, "--device", "cpu")
+    result = CliRunner().invoke(app, ["export", str(tmp_path / "out"), "--to", "geojson-types"])
+    assert result.exit_code != 0 and "have no types" in str(result.exception)
