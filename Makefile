@@ -1,6 +1,7 @@
 # Two commands set everything up on a machine with Python 3.11 to 3.13:
 #   make demo    environment, then the main job on an example (SLIDE=path for your own)
 #   make test    environment, then lint, types and tests
+#   make docs    environment, then the manual, in site/
 PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3; do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
 VENV ?= .venv
@@ -8,7 +9,7 @@ BIN = $(VENV)/bin
 SLIDE ?=
 ARGS ?=
 
-.PHONY: demo test env clean
+.PHONY: demo test docs env clean
 
 env: $(VENV)/.installed
 
@@ -28,5 +29,8 @@ test: env
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n auto
 
+docs: env
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo site
