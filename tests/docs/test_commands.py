@@ -42,6 +42,7 @@ SMALLER: dict[str, tuple[str, ...]] = {
     "patch-size-study": ("--config", "tiny.toml", "--device", "cpu", "--size", "32"),
     "evaluate": ("--device", "cpu", "--bootstrap", "10"),
     "train-detector": ("--steps", "2", "--batch", "1", "--width", "8", "--validate-every", "2"),
+    "gate show": ("--slides", "CRC01"),
     "gate serve": ("--no-open", "--port", "0"),
     # The file that `weights pull` stands for below is there already.
     "weights import hovernet": ("--to", "elsewhere"),
@@ -187,12 +188,13 @@ def serve(words: list[str]) -> None:
 
 def execute(command: Command, folder: Path) -> None:
     words = own_words(command)
-    if command.text in INSTEAD:
-        words = INSTEAD[command.text][0].format(folder=folder.as_uri()).split()[1:]
     _, name, _ = descend(words)
     if "--config" in words:
         load_config(ROOT / words[words.index("--config") + 1])
-    words = replaced(words, SMALLER.get(name, ()))
+    if command.text in INSTEAD:
+        words = INSTEAD[command.text][0].format(folder=folder.as_uri()).split()[1:]
+    else:
+        words = replaced(words, SMALLER.get(name, ()))
     parse(words)
     if name == "gate serve":
         serve(words)
