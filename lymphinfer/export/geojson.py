@@ -135,6 +135,7 @@ def features(
     bytes
         UTF-8; empty without nuclei.
     """
+    which: NDArray[np.signedinteger[Any]]
     if classes == "type":
         named, which = type_classes(table)
     else:

@@ -100,4 +100,5 @@ def _draw(outlines: list[NDArray[np.float64]], shape: tuple[int, int]) -> NDArra
     for label, outline in enumerate(outlines, start=1):
         instances[polygon(outline[:, 1], outline[:, 0], shape)] = label
     found, sequential = np.unique(instances, return_inverse=True)
-    return (sequential.reshape(shape) + (found[0] != 0)).astype(np.int32)
+    labels: NDArray[np.int32] = (sequential.reshape(shape) + (found[0] != 0)).astype(np.int32)
+    return labels

@@ -104,7 +104,7 @@ class HoVerNetDetector:
         labels = instance_map(dense.maps, self.mpp)
         found = describe(labels, dense.maps, len(types))
         return Detection(
-            polygons=found.outlines / np.array(dense.scale, np.float32),
+            polygons=(found.outlines / np.array(dense.scale)).astype(np.float32),
             probability=found.probability,
             extras={extra_name(kind): found.kinds[:, i] for i, kind in enumerate(types)},
         )
