@@ -30,7 +30,7 @@ CD4 or CD8a positive: nothing in this bundle has learned to see these.
 
 | marker | evidence | what the probability is | called? |
 | --- | --- | --- | --- |
-| CD45 | measured | $how, calibrated on held-out images; trained on the *inflammatory* class of CoNSeP, which pathologists drew on H&E; no stain for CD45 was seen | from 0.5 |
+| CD45 | measured | $how; trained on the *inflammatory* class of CoNSeP, which pathologists drew on H&E; no stain for CD45 was seen | from 0.5 |
 | CD3e | base rate | P(CD45) x 0.38 | never |
 | CD4 | base rate | P(CD3e) x 0.61 | never |
 | CD8a | base rate | P(CD3e) x 0.46 | never |
@@ -45,7 +45,8 @@ colorectal cancer has other shares.
 
 - Detector: star-convex polygons (StarDist; grid 2, 32 rays) from a residual encoder with three
   blocks a level and a U-Net decoder, 4.8 M parameters, at 0.325 µm/px, trained from random weights
-  together with a dense leukocyte head.
+  together with a dense leukocyte head (Muon for the convolutions, AdamW for the last layers). Each
+  ray is measured again at 0.3 and 0.6 of its length.
 - Markers: $network
 - Stored as float16 safetensors.
 
@@ -59,7 +60,12 @@ colorectal cancer has other shares.
 | CoNSeP, test part (14 images) | test only | Apache-2.0 |
 | NuCLS (15 breast crops, Amgad et al. 2022) | test only | CC0 |
 
-Thresholds were chosen and the markers calibrated on the held-out images; nothing on a test set.
+The held-out images alone would choose a probability threshold of 0.6 (panoptic quality .560 against
+.547 at 0.45, mean of the three sets); 0.45 is kept, since 0.6 finds 1,298 nuclei on a slide of
+another laboratory, scanned at 20x, where 0.4 finds 2,628. Platt scaling fitted on the three held-out
+CoNSeP images (scale 0.66, offset 2.0) is not used: three images are no sample, and on the test images
+it raised the expected error from 0.037 to 0.098. These two decisions were taken with the results
+before us; all other choices were made without the test images.
 CoNSeP's images come from 16 slides of one laboratory; several images of a slide may lie on both
 sides of a split, its authors' own included. Half of its leukocytes lie in one image, train_18.
 
@@ -83,7 +89,7 @@ CD45 (inflammatory against all other nuclei):
 | --- | --- | --- | --- | --- |
 $cd45_rows
 
-Calibration on CoNSeP test: expected error $ece_after (before calibration $ece_before).
+Calibration on CoNSeP test: expected error $ece_after.
 
 | probability from | nuclei | mean probability | observed |
 | --- | --- | --- | --- |
@@ -117,8 +123,9 @@ python benchmarks/train_he.py bundle     --data DIR --out RUN --weights weights
 """
 )
 
-LIMITS = """- Ghost nuclei in collagen and keratin, and fainter nuclei missed, above all on slides scanned at
-  20x. Look at the overlay before using a count.
+LIMITS = """- On a slide of another laboratory scanned at 20x (CMU-1-Small-Region, skin) very dark nuclei in the
+  dermis are missed, some collagen fibres are outlined, and basal keratinocytes are taken for
+  leukocytes. Trained with mild changes of stain and scale; look at the overlay before using a count.
 - CoNSeP's inflammatory class lumps all leukocytes. Plasma cells, macrophages and neutrophils differ
   in how well they are found; this was not measured.
 - A third of the annotated nuclei of CoNSeP test are not matched at IoU 0.5: large pale tumour nuclei
@@ -197,7 +204,6 @@ def card(name: str, version: str, steps: int, quality: dict[str, Any]) -> str:
                 scores("NuCLS, own detections", quality["nucls"]["own_detections"]),
             ]
         ),
-        ece_before=f"{calibration['expected_error_before']:.3f}",
         ece_after=f"{calibration['expected_error_after']:.3f}",
         curve_rows="\n".join(
             f"| {row['from']:.1f} | {row['nuclei']:,} | {row['mean_probability']:.2f} | "
@@ -224,8 +230,9 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, default=Path("weights"))
     parser.add_argument("--version", default="0.2.0")
     parser.add_argument("--steps", type=int, required=True, help="of the detector's training")
+    parser.add_argument("--bundles", nargs="+", default=list(WAYS), choices=list(WAYS))
     arguments = parser.parse_args()
-    for name in WAYS:
+    for name in arguments.bundles:
         folder = arguments.weights / name
         quality = json.loads((folder / "quality.json").read_text("utf-8"))
         (folder / "CARD.md").write_text(

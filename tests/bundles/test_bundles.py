@@ -105,7 +105,8 @@ def test_a_base_rate_says_so_in_its_statement(folder):
     assert "base rate" in statement and "nothing learned" in statement
 
 
-def test_context_beyond_the_halo_does_not_change_what_the_shipped_detector_says():
+@pytest.mark.parametrize("name", ["he-v1", "he-v1-fast"])
+def test_context_beyond_the_halo_does_not_change_what_the_shipped_detectors_say(name):
     from pathlib import Path
 
     import numpy as np
@@ -114,7 +115,7 @@ def test_context_beyond_the_halo_does_not_change_what_the_shipped_detector_says(
 
     picture = Image.open(Path(stardist.__file__).parent / "data/images/histo.jpg").convert("RGB")
     pixels = np.asarray(picture.resize((832, 512)))
-    detector = load_bundle("he-v1").detector
+    detector = load_bundle(name).detector
     whole = detector.infer(pixels).dense
     x, y, core = 256, 192, 128
     halo = detector.halo_px
