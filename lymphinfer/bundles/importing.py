@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
-from lymphinfer.bundles.loading import load_bundle, sha256_of
-from lymphinfer.bundles.schema import BundleManifest, Evidence
-from lymphinfer.bundles.writing import write_bundle
+from lymphinfer.bundles.borrowing import write_with_markers_of
+from lymphinfer.bundles.composing import used_manifest
+from lymphinfer.bundles.loading import sha256_of
+from lymphinfer.bundles.schema import BundleManifest
 from lymphinfer.errors import BundleError
 from lymphinfer.nuclei.stardist.keras import convert_keras, weight_file
 
@@ -71,27 +71,11 @@ def import_stardist_keras(
     if not 0.1 <= mpp <= 1.0:
         raise BundleError(f"--mpp {mpp}: a detector of nuclei works at 0.1 to 1.0 µm/px")
     source = convert_keras(folder)
-    base = load_bundle(markers_from)
-    classifier = base.markers.classifier
-    if classifier is None:
-        raise BundleError(
-            f"bundle {base.manifest.name}: its markers are read off its own detector; choose one "
-            "with a patch classifier in --markers-from"
-        )
     weights = weight_file(folder)
-    manifest = base.manifest
-    made = write_bundle(
+    return write_with_markers_of(
+        markers_from,
         out,
-        modules={"stardist.safetensors": source.net, "classifier.safetensors": classifier},
-        header={
-            "name": out.name,
-            "version": manifest.version,
-            "summary": f"nuclei by StarDist {folder.name}; markers as {manifest.name}",
-            "licence": f"detector: {licence}; marker model: {manifest.licence}",
-            "panel": manifest.panel.name,
-            "mpp": manifest.mpp,
-            "hierarchy": manifest.hierarchy,
-        },
+        net=source.net,
         detector={
             "kind": "stardist",
             "file": "stardist.safetensors",
@@ -100,29 +84,15 @@ def import_stardist_keras(
             "nms_threshold": source.nms_threshold,
             "network": source.net.config.to_dict(),
         },
-        classifier={
-            "kind": "patch",
-            "file": "classifier.safetensors",
-            "network": classifier.config.to_dict(),
-        },
-        markers=[
-            spec
-            if spec.evidence is Evidence.BASE_RATE
-            else replace(spec, source=f"{spec.source}; by the classifier of {manifest.name}")
-            for spec in manifest.markers
-        ],
-        half=False,
-    )
-    (out / "CARD.md").write_text(
-        _CARD.format(
+        name=f"StarDist {folder.name}",
+        licence=licence,
+        card=_CARD.format(
             name=out.name,
             source=folder.name,
-            markers=manifest.name,
+            markers=used_manifest(markers_from).name,
             file=weights.name,
             sha256=sha256_of(weights),
             mpp=mpp,
             licence=licence,
         ),
-        "utf-8",
     )
-    return made

@@ -13,18 +13,19 @@ what was found is printed and recorded in the bundle, so that another site can s
 from __future__ import annotations
 
 import pickle
-from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
+from lymphinfer.bundles.borrowing import write_with_markers_of
+from lymphinfer.bundles.composing import used_manifest
 from lymphinfer.bundles.download import OnBytes, fetch, silent
-from lymphinfer.bundles.loading import load_bundle, sha256_of
-from lymphinfer.bundles.schema import BundleManifest, Evidence
-from lymphinfer.bundles.writing import write_bundle
+from lymphinfer.bundles.loading import sha256_of
+from lymphinfer.bundles.schema import BundleManifest
 from lymphinfer.errors import BundleError
 from lymphinfer.nuclei.hovernet.network import HoVerNetConfig, build_network, config_of
 from lymphinfer.nuclei.hovernet.tiatoolbox import Published, published_models
@@ -53,25 +54,6 @@ use only.
 None of this detector were measured here. The AUROC of the marker model was measured at annotated
 nuclei and does not depend on the detector.
 """
-
-
-@dataclass(frozen=True)
-class Source:
-    """Weights to make a bundle of.
-
-    Attributes
-    ----------
-    name : str
-        Of file or model, for the card.
-    sha256 : str
-        Found.
-    checked : bool
-        Whether the user stated the same.
-    """
-
-    name: str
-    sha256: str
-    checked: bool
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -165,9 +147,26 @@ def import_hovernet(
         net.load_state_dict(state)
     except (BundleError, RuntimeError, ValueError) as error:
         raise BundleError(f"{path}: {str(error).splitlines()[0]}") from error
-    source = Source(source_name or path.name, found, sha256 is not None)
-    return write_hovernet(
-        out, net, config, mpp=mpp, markers_from=markers_from, licence=licence, source=source
+    source = source_name or path.name
+    card = _CARD.format(
+        name=out.name,
+        mode=config.mode,
+        source=source,
+        markers=used_manifest(markers_from).name,
+        mpp=mpp,
+        types=", ".join(config.types) or "none",
+        licence=licence,
+        sha256=found,
+        checked="as stated by the user" if sha256 else "nothing to compare it with",
+    )
+    return write_with_markers_of(
+        markers_from,
+        out,
+        net=net,
+        detector=hovernet_table(config, mpp, source=source, sha256=found),
+        name=f"HoVer-Net ({source})",
+        licence=licence,
+        card=card,
     )
 
 
@@ -235,91 +234,15 @@ def pull_hovernet(
         path.unlink(missing_ok=True)
 
 
-def write_hovernet(
-    out: Path,
-    net: nn.Module,
-    config: HoVerNetConfig,
-    *,
-    mpp: float,
-    markers_from: str | Path,
-    licence: str,
-    source: Source,
-    card: str | None = None,
-) -> BundleManifest:
-    """Write a HoVer-Net and another bundle's marker model as a bundle.
-
-    Parameters
-    ----------
-    out : Path
-    net : nn.Module
-    config : HoVerNetConfig
-    mpp : float
-        Of the detector, µm/px.
-    markers_from : str or Path
-    licence : str
-    source : Source
-    card : str, optional
-        In place of the card of published weights.
-
-    Returns
-    -------
-    BundleManifest
-
-    Raises
-    ------
-    BundleError
-        The other bundle's markers are read off its own detector.
-    """
-    base = load_bundle(markers_from)
-    classifier, manifest = base.markers.classifier, base.manifest
-    if classifier is None:
-        raise BundleError(
-            f"bundle {manifest.name}: its markers are read off its own detector; choose one with a "
-            "patch classifier in --markers-from"
-        )
-    made = write_bundle(
-        out,
-        modules={FILE: net, "classifier.safetensors": classifier},
-        header={
-            "name": out.name,
-            "version": manifest.version,
-            "summary": f"nuclei by HoVer-Net ({source.name}); markers as {manifest.name}",
-            "licence": f"detector: {licence}; marker model: {manifest.licence}",
-            "panel": manifest.panel.name,
-            "mpp": manifest.mpp,
-            "hierarchy": manifest.hierarchy,
-        },
-        detector={
-            "kind": "hovernet",
-            "file": FILE,
-            "mpp": mpp,
-            "source": source.name,
-            "source_sha256": source.sha256,
-            "network": config.to_dict(),
-        },
-        classifier={
-            "kind": "patch",
-            "file": "classifier.safetensors",
-            "network": classifier.config.to_dict(),
-        },
-        markers=[
-            spec
-            if spec.evidence is Evidence.BASE_RATE
-            else replace(spec, source=f"{spec.source}; by the classifier of {manifest.name}")
-            for spec in manifest.markers
-        ],
-        half=False,
-    )
-    text = card or _CARD.format(
-        name=out.name,
-        mode=config.mode,
-        source=source.name,
-        markers=manifest.name,
-        mpp=mpp,
-        types=", ".join(config.types) or "none",
-        licence=licence,
-        sha256=source.sha256,
-        checked="as stated by the user" if source.checked else "nothing to compare it with",
-    )
-    (out / "CARD.md").write_text(text, "utf-8")
-    return made
+def hovernet_table(
+    config: HoVerNetConfig, mpp: float, *, source: str, sha256: str
+) -> dict[str, Any]:
+    """The table ``[detector]`` of a HoVer-Net: its shape, pixel size and what it was made from."""
+    return {
+        "kind": "hovernet",
+        "file": FILE,
+        "mpp": mpp,
+        "source": source,
+        "source_sha256": sha256,
+        "network": config.to_dict(),
+    }

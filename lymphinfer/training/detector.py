@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lymphinfer.bundles.composing import find_detector
-from lymphinfer.bundles.importing_hovernet import Source, read_weights, write_hovernet
+from lymphinfer.bundles.borrowing import write_with_markers_of
+from lymphinfer.bundles.composing import find_detector, used_manifest
+from lymphinfer.bundles.importing_hovernet import hovernet_table, read_weights
 from lymphinfer.bundles.loading import load_bundle, sha256_of
 from lymphinfer.bundles.schema import BundleManifest
-from lymphinfer.bundles.writing import write_bundle
 from lymphinfer.compute import half_type, resolve_device
 from lymphinfer.errors import DataError
 from lymphinfer.nuclei.datasets import AnnotatedImage
@@ -24,7 +24,7 @@ from lymphinfer.nuclei.hovernet.train import TYPES, HoVerNetTrainer, HoVerNetTra
 from lymphinfer.nuclei.layouts import read_any_folder
 from lymphinfer.nuclei.metrics import SegmentationScore
 from lymphinfer.nuclei.stardist.detector import StarDistDetector
-from lymphinfer.nuclei.stardist.network import StarDistConfig, StarDistNet
+from lymphinfer.nuclei.stardist.network import StarDistConfig
 from lymphinfer.nuclei.stardist.train import TrainConfig, Trainer, validate
 
 ARCHITECTURES = ("stardist", "hovernet")
@@ -137,6 +137,12 @@ def train_detector(run: DetectorRun, out: Path, work: Path, *, command: str) -> 
     """
     if out.exists():
         raise DataError(f"{out}: is there already; choose another --out, or remove it")
+    markers = used_manifest(run.markers_from)
+    if markers.classifier["kind"] != "patch":
+        raise DataError(
+            f"--markers-from {markers.name}: its markers are read off its own detector; choose a "
+            "bundle with a patch classifier, such as he-v1"
+        )
     images = _read(run)
     train = _train_stardist if run.architecture == "stardist" else _train_hovernet
     return train(run, images, out, work, command)
@@ -193,17 +199,10 @@ def _train_hovernet(
     trainer = HoVerNetTrainer(config, work, device=device, initial=weights)
     net = trainer.fit(images.train, images.held_out)
     score, _ = segment(net, network, images.held_out, mpp=config.mpp, device=device)
-    state = work / "state.safetensors"
-    manifest = write_hovernet(
-        out,
-        net,
-        network,
-        mpp=config.mpp,
-        markers_from=run.markers_from,
-        licence="its owner's",
-        source=Source(f"trained on {run.data.name}", sha256_of(state), True),
-        card=_card(run, images, out, config.mpp, start, score, command),
-    )
+    digest = sha256_of(work / "state.safetensors")
+    table = hovernet_table(network, config.mpp, source=f"trained on {run.data.name}", sha256=digest)
+    card = _card(run, images, out, config.mpp, start, score, command)
+    manifest = _write(run, out, net, table, card)
     return TrainedDetector(manifest, score)
 
 
@@ -237,49 +236,30 @@ def _train_stardist(
     )
     best = max(scores, key=lambda v: v.segmentation.f1)
     card = _card(run, images, out, mpp, start, best.segmentation, command)
-    manifest = _write_stardist(run, out, net, mpp, best.prob_threshold, card)
+    table = {
+        "kind": "stardist",
+        "file": "stardist.safetensors",
+        "mpp": mpp,
+        "prob_threshold": best.prob_threshold,
+        "nms_threshold": NMS_THRESHOLD,
+        "network": net.config.to_dict(),
+    }
+    manifest = _write(run, out, net, table, card)
     return TrainedDetector(manifest, best.segmentation)
 
 
-def _write_stardist(
-    run: DetectorRun, out: Path, net: StarDistNet, mpp: float, threshold: float, card: str
+def _write(
+    run: DetectorRun, out: Path, net: nn.Module, table: dict[str, Any], card: str
 ) -> BundleManifest:
-    base = load_bundle(run.markers_from)
-    manifest = base.manifest
-    if base.markers.classifier is None:
-        raise DataError(
-            f"--markers-from {manifest.name}: its markers are read off its own detector; choose "
-            "one with a patch classifier"
-        )
-    made = write_bundle(
+    return write_with_markers_of(
+        run.markers_from,
         out,
-        modules={
-            "stardist.safetensors": cast(nn.Module, net),
-            "classifier.safetensors": base.markers.classifier,
-        },
-        header={
-            "name": out.name,
-            "version": manifest.version,
-            "summary": f"nuclei by StarDist trained on {run.data.name}; markers as {manifest.name}",
-            "licence": f"detector: its owner's; marker model: {manifest.licence}",
-            "panel": manifest.panel.name,
-            "mpp": manifest.mpp,
-            "hierarchy": manifest.hierarchy,
-        },
-        detector={
-            "kind": "stardist",
-            "file": "stardist.safetensors",
-            "mpp": mpp,
-            "prob_threshold": threshold,
-            "nms_threshold": NMS_THRESHOLD,
-            "network": net.config.to_dict(),
-        },
-        classifier={**manifest.classifier, "kind": "patch", "file": "classifier.safetensors"},
-        markers=[replace(spec) for spec in manifest.markers],
-        half=False,
+        net=net,
+        detector=table,
+        name=f"a {run.architecture} trained on {run.data.name}",
+        licence="its owner's",
+        card=card,
     )
-    (out / "CARD.md").write_text(card, "utf-8")
-    return made
 
 
 def _card(
@@ -296,7 +276,7 @@ def _card(
         name=out.name,
         architecture={"stardist": "StarDist", "hovernet": "HoVer-Net"}[run.architecture],
         command=command,
-        markers=run.markers_from,
+        markers=used_manifest(run.markers_from).name,
         images=len(images.train),
         nuclei=_count(images.train),
         data=run.data,

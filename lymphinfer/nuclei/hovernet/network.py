@@ -140,8 +140,8 @@ def build_network(config: HoVerNetConfig) -> nn.Module:
             if module.bias is None:
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             else:
-                # Output layers: distances begin near zero, where they belong.
-                nn.init.normal_(module.weight, std=0.01)
+                # Output layers: distances begin within the range of their targets.
+                nn.init.normal_(module.weight, std=0.5 * module.in_channels**-0.5)
                 nn.init.zeros_(module.bias)
     return cast(nn.Module, net)
 
