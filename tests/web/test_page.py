@@ -178,7 +178,9 @@ def test_keys_nudge_undo_accept_and_go_on(opened):
     page.keyboard.press("Shift+N")
     at_gate(page, "CD45 on CRC11")
     page.keyboard.press("s")
-    wait(page, "() => document.querySelectorAll('#slides-table [data-state=reviewed]').length === 1")
+    wait(
+        page, "() => document.querySelectorAll('#slides-table [data-state=reviewed]').length === 1"
+    )
     page.keyboard.press("Escape")
     page.keyboard.press("?")
     assert page.get_by_role("dialog", name="Keys").is_visible()

@@ -28,6 +28,7 @@ def stardist_loss(
     marker_weight: Tensor,
     *,
     dist_share: float = 0.2,
+    overlap_share: float = 0.0,
     marker_share: float = 0.5,
     background_reg: float = 1e-4,
 ) -> StarDistLoss:
@@ -42,6 +43,10 @@ def stardist_loss(
     dist : Tensor, (B, n_rays, h, w)
         Target distances, px. Weighted by `prob` (Schmidt et al. 2018, section 2), normalised by
         the mean weight; outside nuclei the prediction is pulled to zero with `background_reg`.
+    overlap_share : float
+        Share of the polar IoU loss, log(sum max(d, d') / sum min(d, d')) over the rays (Xie et al.
+        2020, PolarMask, section 3.4), weighted by `prob` too: a pixel counts more on a small
+        nucleus than on a large one, as it does for the IoU.
     marker : Tensor, (B, n_markers, h, w)
         Target in {0, 1}, negative where unknown.
     marker_weight : Tensor, (B, h, w)
@@ -60,6 +65,12 @@ def stardist_loss(
     dist_loss = (weight * error).mean() / (weight.mean() + 1e-7) + background_reg * (
         (1 - weight) * background * known
     ).mean()
+    if overlap_share:
+        predicted, target = output.dist.float().clamp(min=0.1), dist.clamp(min=0.1)
+        union = torch.maximum(predicted, target).sum(dim=1)
+        overlap = (union / torch.minimum(predicted, target).sum(dim=1)).log()
+        overlap_loss = (weight * overlap).mean() / (weight.mean() + 1e-7)
+        dist_loss = dist_loss + overlap_share / dist_share * overlap_loss
     marker_loss = logit.new_zeros(())
     if output.marker_logit is not None:
         known_marker = (marker >= 0).float() * marker_weight[:, None]

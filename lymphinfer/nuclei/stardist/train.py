@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,8 @@ class TrainConfig:
         Of the moving average of the weights, which is what is kept.
     shares : mapping of str to float
         Share of the crops drawn from each named set.
+    overlap_share : float
+        Share of the polar IoU loss, see `stardist_loss`.
     """
 
     network: StarDistConfig = field(default_factory=lambda: StarDistConfig(batch_norm=True))
@@ -78,6 +81,7 @@ class TrainConfig:
     bf16: bool = True
     augmentation: Augmentation = field(default_factory=Augmentation)
     shares: dict[str, float] = field(default_factory=dict)
+    overlap_share: float = 0.0
 
 
 class CropDataset(IterableDataset[Batch]):
@@ -114,6 +118,11 @@ class CropDataset(IterableDataset[Batch]):
         rng = np.random.default_rng([self.config.seed, self.start, number])
         while True:
             yield self.sample(rng)
+
+    def images(self, count: int) -> Tensor:
+        """Some crops as a network's input, float32 (count, 3, H, W) in [0, 1]."""
+        crops = islice(self, count)
+        return torch.stack([crop["image"] for crop in crops]).float().div_(255)
 
     def sample(self, rng: np.random.Generator) -> Batch:
         """One crop: ``image`` uint8 (3, H, W) and float targets on the output grid."""
@@ -377,7 +386,12 @@ class Trainer:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=cfg.bf16):
             output = self.net(x)
         loss = stardist_loss(
-            output, batch["prob"], batch["dist"], batch["marker"], batch["marker_weight"]
+            output,
+            batch["prob"],
+            batch["dist"],
+            batch["marker"],
+            batch["marker_weight"],
+            overlap_share=cfg.overlap_share,
         )
         self.optimizer.zero_grad(set_to_none=True)
         loss.total.backward()
