@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +20,12 @@ from lymphinfer.bundles.schema import BundleManifest, Evidence, read_manifest
 from lymphinfer.compute import channels_last
 from lymphinfer.errors import BundleError
 from lymphinfer.markers.calibration import Calibration
-from lymphinfer.markers.classifier import ClassifierConfig, MarkerClassifier, classify_patches
+from lymphinfer.markers.classifier import (
+    ClassifierConfig,
+    MarkerClassifier,
+    classify_patches,
+    compiled,
+)
 from lymphinfer.markers.dense import DenseMarkers
 from lymphinfer.markers.hovernet import backbone_config
 from lymphinfer.nuclei.detector import Detection, Detector
@@ -93,6 +99,8 @@ class MarkerModel:
         Markers with a learned head, in the order of the logits.
     device : torch.device
     autocast : torch.dtype or None
+    run : callable, optional
+        Computes the classifier in its place, see `lymphinfer.markers.classifier.compiled`.
     """
 
     manifest: BundleManifest
@@ -100,6 +108,7 @@ class MarkerModel:
     learned: tuple[str, ...]
     device: torch.device
     autocast: torch.dtype | None
+    run: Callable[[Tensor], Tensor] | None = None
 
     @property
     def patch_px(self) -> int:
@@ -112,7 +121,11 @@ class MarkerModel:
         """Logits (N, len(learned)) of nuclei, from their patches or their detection."""
         if self.classifier is not None and patches is not None:
             return classify_patches(
-                self.classifier, patches, device=self.device, autocast=self.autocast
+                self.classifier,
+                patches,
+                device=self.device,
+                autocast=self.autocast,
+                run=self.run,
             )
         if detection.marker_logits is None:
             raise BundleError(
@@ -145,11 +158,21 @@ class MarkerModel:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A loaded bundle on one device."""
+    """A loaded bundle on one device.
+
+    Attributes
+    ----------
+    manifest : BundleManifest
+    detector : Detector
+    markers : MarkerModel
+    runtime : str
+        What computes the networks that it can, ``"torch"`` or ``"openvino"``.
+    """
 
     manifest: BundleManifest
     detector: Detector
     markers: MarkerModel
+    runtime: str = "torch"
 
 
 def load_bundle(
@@ -158,6 +181,7 @@ def load_bundle(
     detector: str | Path | None = None,
     device: torch.device | str = "cpu",
     autocast: torch.dtype | None = None,
+    runtime: str = "torch",
 ) -> Bundle:
     """Load and verify a bundle.
 
@@ -170,6 +194,9 @@ def load_bundle(
     device : torch.device or str
     autocast : torch.dtype or None
         Half type for the networks, None for full precision.
+    runtime : str
+        ``"torch"``, or ``"openvino"`` on the CPU for the networks that it computes: StarDist and
+        patch classifiers.
 
     Returns
     -------
@@ -187,12 +214,12 @@ def load_bundle(
     if detector is not None:
         manifest, source = compose(manifest, detector)
         verify_files(source)
-    finder = _build_detector(source, manifest.mpp, device, autocast)
-    markers = _build_markers(manifest, device, autocast)
+    finder = _build_detector(source, manifest.mpp, device, autocast, runtime)
+    markers = _build_markers(manifest, device, autocast, runtime)
     if manifest.classifier["kind"] == "dense" and markers.classifier is not None:
         finder = DenseMarkers(finder, markers.classifier, device=device, autocast=autocast)
         markers = replace(markers, classifier=None)
-    return Bundle(manifest, finder, markers)
+    return Bundle(manifest, finder, markers, runtime)
 
 
 def _build_detector(
@@ -200,13 +227,14 @@ def _build_detector(
     working_mpp: float,
     device: torch.device,
     autocast: torch.dtype | None,
+    runtime: str,
 ) -> Detector:
     builders = {"stardist": _build_stardist, "hovernet": _build_hovernet}
     kind = manifest.detector.get("kind")
     if kind not in builders:
         raise BundleError(f"bundle {manifest.name}: unknown detector kind {kind!r}")
     try:
-        return builders[kind](manifest, working_mpp, device, autocast)
+        return builders[kind](manifest, working_mpp, device, autocast, runtime)
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(f"bundle {manifest.name}: [detector] {error}") from error
 
@@ -216,6 +244,7 @@ def _build_stardist(
     working_mpp: float,
     device: torch.device,
     autocast: torch.dtype | None,
+    runtime: str,
 ) -> Detector:
     table = manifest.detector
     net = build_network(StarDistConfig(**table["network"]))
@@ -229,6 +258,7 @@ def _build_stardist(
         refine_at=tuple(table.get("refine_at", ())),
         device=device,
         autocast=autocast,
+        runtime=runtime,
     )
 
 
@@ -237,6 +267,7 @@ def _build_hovernet(
     working_mpp: float,
     device: torch.device,
     autocast: torch.dtype | None,
+    runtime: str,
 ) -> Detector:
     table = manifest.detector
     config = HoVerNetConfig.from_dict(table["network"])
@@ -253,7 +284,7 @@ def _build_hovernet(
 
 
 def _build_markers(
-    manifest: BundleManifest, device: torch.device, autocast: torch.dtype | None
+    manifest: BundleManifest, device: torch.device, autocast: torch.dtype | None, runtime: str
 ) -> MarkerModel:
     table = manifest.classifier
     classifier = None
@@ -283,4 +314,7 @@ def _build_markers(
     ]
     if missing:
         raise BundleError(f"bundle {manifest.name}: no head for {', '.join(missing)}")
-    return MarkerModel(manifest, classifier, learned, device, autocast)
+    run = None
+    if runtime == "openvino" and classifier is not None and table["kind"] == "patch":
+        run = compiled(classifier, autocast)
+    return MarkerModel(manifest, classifier, learned, device, autocast, run)

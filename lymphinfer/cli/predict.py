@@ -47,10 +47,13 @@ def predict(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16.")] = "auto",
+    runtime: Annotated[
+        str, typer.Option(help="auto, torch, openvino: what computes the networks.")
+    ] = "auto",
     workers: Annotated[
         int, typer.Option("--workers", "-w", help="Threads that read and decode.")
     ] = 4,
-    tile: Annotated[int, typer.Option(help="Tile side at the working pixel size, px.")] = 1024,
+    tile: Annotated[int, typer.Option(help="Tile side at the working pixel size, px.")] = 2048,
     crop: Annotated[
         bool,
         typer.Option(
@@ -122,6 +125,7 @@ def predict(
         hierarchy=None if hierarchy is None else hierarchy.value,
         device=device,
         precision=precision,
+        runtime=runtime,
         workers=workers,
         tile_px=tile,
         crop_to_bounds=crop,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lymphinfer.markers.backbones import Normalise, build_backbone
+from lymphinfer.runtime import OpenVinoNet
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,30 @@ def masked_bce(logits: Tensor, labels: Tensor, positive_weight: Tensor | None = 
     return (per_marker * present).sum() / present.sum().clamp(min=1)
 
 
+BATCH = 64
+
+
+def compiled(net: MarkerClassifier, autocast: torch.dtype | None) -> OpenVinoNet[Tensor]:
+    """Let OpenVINO compute a classifier on the CPU.
+
+    Parameters
+    ----------
+    net : MarkerClassifier
+        In evaluation mode, on the CPU.
+    autocast : torch.dtype or None
+        `torch.bfloat16`, or None for float32.
+
+    Returns
+    -------
+    OpenVinoNet
+        As `classify_patches` takes it.
+    """
+    side = net.config.patch_px
+    return OpenVinoNet(
+        net, lambda logits: logits[0], autocast=autocast, example=(side, side), batch=BATCH
+    )
+
+
 @torch.inference_mode()
 def classify_patches(
     net: MarkerClassifier,
@@ -129,7 +155,8 @@ def classify_patches(
     *,
     device: torch.device | str = "cpu",
     autocast: torch.dtype | None = None,
-    batch_size: int = 64,
+    batch_size: int = BATCH,
+    run: Callable[[Tensor], Tensor] | None = None,
 ) -> NDArray[np.float32]:
     """Logits of patches in memory.
 
@@ -141,6 +168,8 @@ def classify_patches(
     device : torch.device or str
     autocast : torch.dtype or None
     batch_size : int
+    run : callable, optional
+        Computes the network in its place, see `compiled`; knows its own precision.
 
     Returns
     -------
@@ -152,6 +181,6 @@ def classify_patches(
         chunk = torch.from_numpy(patches[start : start + batch_size]).to(device)
         x = chunk.permute(0, 3, 1, 2).float().div_(255)
         with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-            logits = net(x.contiguous(memory_format=torch.channels_last))
+            logits = (run or net)(x.contiguous(memory_format=torch.channels_last))
         result[start : start + batch_size] = logits.float().cpu().numpy()
     return result

@@ -55,7 +55,7 @@ def shards(key: str, part: SlidePlan, settings: PredictSettings) -> ShardsDone |
     try:
         with _device:
             # As the plan resolved it, whatever this worker's device prefers.
-            settings = replace(settings, precision=_short(part.precision))
+            settings = replace(settings, precision=_short(part.precision), runtime=part.runtime)
             ids = [shard.id for shard in part.shards]
             return predict_shards(part, ids, _bundle(settings))
     except Exception as error:

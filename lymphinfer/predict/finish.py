@@ -77,7 +77,8 @@ def finish_slide(
         bundle=manifest.identity,
         evidence=manifest.evidence,
         arguments={**plan.settings.to_dict(), "hierarchy": plan.hierarchy,
-                   "fingerprint": plan.mark, "precision": plan.precision, "device": plan.device},
+                   "fingerprint": plan.mark, "precision": plan.precision, "runtime": plan.runtime,
+                   "device": plan.device},
         seconds={**stages, "total": total},
         warnings=warnings,
     )  # fmt: skip

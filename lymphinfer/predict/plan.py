@@ -28,6 +28,9 @@ from lymphinfer.slides import (
     tissue_mask,
 )
 
+SHARD_PX = 4096
+"""Side of the block of tiles that make a shard, working px; smaller for tiles below 1024 px."""
+
 
 @dataclass(frozen=True)
 class SlidePlan:
@@ -42,7 +45,7 @@ class SlidePlan:
         The slide's part of ``summary.json``.
     mark : str
         Fingerprint of every part.
-    hierarchy, precision, device : str
+    hierarchy, precision, runtime, device : str
         In use.
     bundle_sha256 : str
     grid : TileGrid
@@ -64,6 +67,7 @@ class SlidePlan:
     mark: str
     hierarchy: str
     precision: str
+    runtime: str
     device: str
     bundle_sha256: str
     grid: TileGrid
@@ -159,6 +163,7 @@ def plan_slide(
         bundle_sha256=manifest.sha256,
         hierarchy=hierarchy,
         precision=precision,
+        runtime=bundle.runtime,
         halo_px=grid.halo_px,
         roi_sha256=None if roi is None else roi.sha256,
     )
@@ -175,7 +180,9 @@ def plan_slide(
     clock = StageClock()
     with clock("tissue"):
         tissue = tissue_mask(slide, roi=roi, threads=settings.workers)
-    shards = tuple(grid.shards(grid.tiles(tissue, roi=roi)))
+    # A shard is what is lost when a process dies: its area does not grow with large tiles.
+    per_shard = min(16, max(1, SHARD_PX // settings.tile_px) ** 2)
+    shards = tuple(grid.shards(grid.tiles(tissue, roi=roi), per_shard))
     # A summary that outlived its parts would speak for other nuclei.
     (folder / SUMMARY).unlink(missing_ok=True)
     return SlidePlan(
@@ -194,6 +201,7 @@ def plan_slide(
         mark=mark,
         hierarchy=hierarchy,
         precision=precision,
+        runtime=bundle.runtime,
         device=str(bundle.markers.device),
         bundle_sha256=manifest.sha256,
         grid=grid,
@@ -236,19 +244,19 @@ def predict_shards(
     SlideError
         The slide cannot be read, or is no longer the one that was planned.
     LymphinferError
-        The bundle or its precision is another one than the plan's.
+        The bundle, its precision or its runtime is another one than the plan's.
     ResultError
         A part cannot be written.
     """
     if slide is None:
         with open_slide(plan.path, plan.settings.mpp) as opened:
             return predict_shards(plan, ids, bundle, slide=opened, on_tile=on_tile)
-    found = bundle.manifest.sha256, precision_name(bundle.markers.autocast)
-    if found != (plan.bundle_sha256, plan.precision):
+    found = bundle.manifest.sha256, precision_name(bundle.markers.autocast), bundle.runtime
+    if found != (plan.bundle_sha256, plan.precision, plan.runtime):
         raise LymphinferError(
-            f"this worker has bundle {found[0][:12]}… in {found[1]}, the slide was planned with "
-            f"{plan.bundle_sha256[:12]}… in {plan.precision}: give every worker the same bundle, "
-            "and --precision where their devices differ"
+            f"this worker has bundle {found[0][:12]}… in {found[1]} by {found[2]}, the slide was "
+            f"planned with {plan.bundle_sha256[:12]}… in {plan.precision} by {plan.runtime}: give "
+            "every worker the same bundle, and --precision and --runtime where their devices differ"
         )
     clock = StageClock()
     pipeline = TilePipeline(

@@ -33,8 +33,8 @@ class PredictSettings:
         ``zip``, ``geojson.gz`` or ``geojson``.
     hierarchy : str or None
         ``none``, ``clip`` or ``conditional``; the bundle's own by default.
-    device, precision : str
-        As `lymphinfer.compute` takes them.
+    device, precision, runtime : str
+        As `lymphinfer.compute` and `lymphinfer.runtime` take them.
     workers : int
         Threads that read and decode beside the device.
     tile_px : int
@@ -61,12 +61,13 @@ class PredictSettings:
     device: str = "auto"
     precision: str = "auto"
     workers: int = 4
-    tile_px: int = 1024
+    tile_px: int = 2048
     crop_to_bounds: bool = True
     redo: bool = False
     roi: str | None = None
     within_class: tuple[str, ...] = ()
     detector: str | None = None
+    runtime: str = "auto"
 
     def __post_init__(self) -> None:
         problems = []
@@ -98,6 +99,7 @@ def fingerprint(
     bundle_sha256: str,
     hierarchy: str,
     precision: str,
+    runtime: str,
     halo_px: int,
     roi_sha256: str | None = None,
 ) -> str:
@@ -111,7 +113,7 @@ def fingerprint(
     mpp : float
         Level-0 pixel size in use.
     bundle_sha256 : str
-    hierarchy, precision : str
+    hierarchy, precision, runtime : str
         In use.
     halo_px : int
     roi_sha256 : str, optional
@@ -121,7 +123,8 @@ def fingerprint(
     -------
     str
     """
-    content = [slide_identity, mpp, bundle_sha256, hierarchy, precision, halo_px, settings.tile_px]
+    content = [slide_identity, mpp, bundle_sha256, hierarchy, precision, runtime, halo_px]
+    content += [settings.tile_px]
     content += [] if roi_sha256 is None else [roi_sha256]
     return hashlib.sha256(json.dumps([__version__, *content]).encode()).hexdigest()
 

@@ -19,6 +19,7 @@ from lymphinfer.predict.plan import (
     predict_shards,
 )
 from lymphinfer.predict.settings import PredictSettings, SlideResult
+from lymphinfer.runtime import choose_runtime
 from lymphinfer.slides import open_slide
 
 __all__ = ["SUMMARY", "Progress", "default_out", "load", "open_plan", "predict_slide", "slide_stem"]
@@ -52,6 +53,7 @@ def load(settings: PredictSettings) -> Bundle:
         detector=settings.detector,
         device=device,
         autocast=half_type(device, settings.precision),
+        runtime=choose_runtime(device, settings.runtime),
     )
 
 

@@ -54,7 +54,13 @@ class BundleCache:
 
     def get(self, settings: PredictSettings) -> Bundle:
         """Bundle of the settings on their device, loaded at most once."""
-        key = settings.bundle, settings.detector, settings.device, settings.precision
+        key = (
+            settings.bundle,
+            settings.detector,
+            settings.device,
+            settings.precision,
+            settings.runtime,
+        )
         with self._lock:
             bundle = self._bundles.pop(key, None) or load(settings)
             while len(self._bundles) >= self.size:

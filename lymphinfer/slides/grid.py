@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from lymphinfer.slides.tissue import TissueMask
 
 Box = tuple[int, int, int, int]
+
+TRIM_PX = 64
+"""Trimmed cores begin and end on multiples of it: every detector's pixel grid fits."""
 
 
 def grid_dimensions(
@@ -168,9 +171,14 @@ class TileGrid:
         width, height = self.dimensions
         x0, y0 = col * self.tile_px, row * self.tile_px
         x1, y1 = min(x0 + self.tile_px, width), min(y0 + self.tile_px, height)
-        halo = (x0 - self.halo_px, y0 - self.halo_px, x1 + self.halo_px, y1 + self.halo_px)
+        core = x0, y0, x1, y1
         index = row * cols + col
-        return Tile(index, row, col, (x0, y0, x1, y1), halo, row == rows - 1, col == cols - 1)
+        last = row == rows - 1, col == cols - 1
+        return Tile(index, row, col, core, self._halo(core), *last)
+
+    def _halo(self, core: Box) -> Box:
+        x0, y0, x1, y1 = core
+        return x0 - self.halo_px, y0 - self.halo_px, x1 + self.halo_px, y1 + self.halo_px
 
     def tiles(
         self,
@@ -180,7 +188,8 @@ class TileGrid:
     ) -> list[Tile]:
         """Tiles whose core has more than `min_fraction` tissue and meets the region, row-major.
 
-        Without a mask or a region that condition falls away.
+        Without a mask or a region that condition falls away. A core is trimmed to the rectangle
+        around its tissue (whose mask has a margin), outward to multiples of `TRIM_PX`.
         """
         every = list(self)
         boxes = np.array([tile.core for tile in every], dtype=np.float64) * self.downsample
@@ -188,7 +197,28 @@ class TileGrid:
         if tissue is not None:
             x0, y0, x1, y1 = boxes.T
             kept &= tissue.fraction_in(x0, y0, x1 - x0, y1 - y0) > min_fraction
-        return [tile for tile, keep in zip(every, kept, strict=True) if keep]
+        tiles = [tile for tile, keep in zip(every, kept, strict=True) if keep]
+        return tiles if tissue is None else [self._trimmed(tile, tissue) for tile in tiles]
+
+    def _trimmed(self, tile: Tile, tissue: TissueMask) -> Tile:
+        x0, y0, x1, y1 = tile.core
+        box = tissue.bounds_in(*(np.array([x0, y0, x1 - x0, y1 - y0]) * self.downsample))
+        if box is None:
+            return tile
+        left, top, right, bottom = np.array(box) / self.downsample / TRIM_PX
+        core = (
+            max(x0, math.floor(left) * TRIM_PX),
+            max(y0, math.floor(top) * TRIM_PX),
+            min(x1, math.ceil(right) * TRIM_PX),
+            min(y1, math.ceil(bottom) * TRIM_PX),
+        )
+        return replace(
+            tile,
+            core=core,
+            halo=self._halo(core),
+            last_row=tile.last_row and core[3] == y1,
+            last_col=tile.last_col and core[2] == x1,
+        )
 
     def shards(self, tiles: Iterable[Tile], tiles_per_shard: int = 16) -> list[Shard]:
         """Group tiles by the square block of the full grid in which they lie.

@@ -94,7 +94,14 @@ def test_decoding_agrees_with_stardists_own_suppression():
     points, scores, _ = non_maximum_suppression(
         dist, prob, grid=(2, 2), b=0, prob_thresh=0.5, nms_thresh=0.3
     )
-    ours = decode(prob, dist.transpose(2, 0, 1), grid=2, prob_threshold=0.5, nms_threshold=0.3)
+    ours = decode(
+        prob,
+        dist.transpose(2, 0, 1),
+        grid=2,
+        prob_threshold=0.5,
+        nms_threshold=0.3,
+        peaks_first=False,
+    )
     assert {tuple(p) for p in ours.points.astype(int)} == {(x, y) for y, x in points}
     np.testing.assert_allclose(np.sort(ours.prob), np.sort(scores))
 
@@ -263,7 +270,7 @@ def test_mirrored_views_are_brought_back_to_the_very_pixel_and_ray(n_views):
     noise = np.random.default_rng(0).random((2, 64, 96))
     x = torch.from_numpy(np.stack([leaning, *noise])[None].astype(np.float32))
     net = ExactRays(StarDistConfig())
-    one, several = net(x), averaged_output(net, x, n_views)
+    one, several = net(x), averaged_output(net, x, n_views, net.config.n_rays)
     for a, b in zip(one, several, strict=True):
         # The first row and column have no mirror image on the grid.
         torch.testing.assert_close(a[..., 1:, 1:], b[..., 1:, 1:], atol=1e-4, rtol=0)
@@ -271,7 +278,7 @@ def test_mirrored_views_are_brought_back_to_the_very_pixel_and_ray(n_views):
 
 def test_an_unknown_number_of_views_is_refused():
     with pytest.raises(ValueError, match="choose 1, 4 or 8"):
-        averaged_output(small_net(), torch.rand(1, 3, 64, 64), 3)
+        averaged_output(small_net(), torch.rand(1, 3, 64, 64), 3, 32)
 
 
 def residual_net(**changes) -> StarDistNet:

@@ -7,6 +7,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from scipy.ndimage import maximum_filter
+
+INNER = 0.7
+"""Share of a winner's rays within which no other candidate is looked at again."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,10 @@ class StarPolygons:
 
     def __len__(self) -> int:
         return len(self.prob)
+
+    def take(self, index: NDArray[np.integer]) -> StarPolygons:
+        """Nuclei at an index, in its order."""
+        return StarPolygons(self.points[index], self.dist[index], self.prob[index])
 
     def vertices(self) -> NDArray[np.float32]:
         """Polygon vertices, (N, n_rays, 2) as (x, y); ray k points to angle 2πk / n_rays."""
@@ -66,6 +75,7 @@ def decode(
     prob_threshold: float,
     nms_threshold: float,
     min_dist_px: float = 1e-3,
+    peaks_first: bool = True,
 ) -> StarPolygons:
     """Keep the polygons that no better polygon overlaps (Schmidt et al. 2018, section 2).
 
@@ -83,35 +93,61 @@ def decode(
         Overlap above which the less probable polygon goes.
     min_dist_px : float
         Distances are raised to it, as stardist does.
+    peaks_first : bool
+        Some 25 candidates lie on each nucleus. Let the local maxima compete first; what then lies
+        well inside a winner (`INNER` of its rays) is left out of the final round. On real images
+        99.8 % of the nuclei are those of a single round, at a quarter of its time in dense tissue
+        (`tests/nuclei/test_decode.py`). False: one round, as stardist does.
 
     Returns
     -------
     StarPolygons
         Equal probabilities are ordered by place, so that the result does not depend on chance.
     """
-    from stardist.nms import non_maximum_suppression_inds
-
     rows, columns = np.nonzero(prob > prob_threshold)
     scores = prob[rows, columns]
     order = np.lexsort((columns, rows, -scores))
     rows, columns, scores = rows[order], columns[order], scores[order]
     rays = np.maximum(dist[:, rows, columns].T, np.float32(min_dist_px))
-    rays = np.ascontiguousarray(rays, dtype=np.float32)
-    points = np.stack([rows, columns], axis=1) * grid
-    if len(scores):
-        kept = non_maximum_suppression_inds(
-            rays,
-            points.astype(np.int32),
-            scores=np.ascontiguousarray(scores, dtype=np.float32),
-            thresh=nms_threshold,
-            use_bbox=True,
-            use_kdtree=True,
-            verbose=False,
-        )
-        rays, points, scores = rays[kept], points[kept], scores[kept]
-    return StarPolygons(
-        points=points[:, ::-1].astype(np.float32), dist=rays, prob=scores.astype(np.float32)
+    points = (np.stack([columns, rows], axis=1) * grid).astype(np.float32)
+    candidates = StarPolygons(points, np.ascontiguousarray(rays, dtype=np.float32), scores)
+    if peaks_first and len(candidates):
+        is_peak = (maximum_filter(prob, size=3) == prob)[rows, columns]
+        peaks = np.flatnonzero(is_peak)
+        winners = peaks[_suppress(candidates.take(peaks), nms_threshold)]
+        open_ = ~_inside(candidates.take(winners), prob.shape, grid)[rows, columns]
+        open_[winners] = True
+        candidates = candidates.take(np.flatnonzero(open_))
+    return candidates.take(_suppress(candidates, nms_threshold))
+
+
+def _suppress(candidates: StarPolygons, nms_threshold: float) -> NDArray[np.intp]:
+    """Indices of the candidates that stardist's greedy non-maximum suppression keeps."""
+    from stardist.nms import non_maximum_suppression_inds
+
+    if not len(candidates):
+        return np.empty(0, np.intp)
+    kept = non_maximum_suppression_inds(
+        candidates.dist,
+        np.ascontiguousarray(candidates.points[:, ::-1], dtype=np.int32),
+        scores=np.ascontiguousarray(candidates.prob, dtype=np.float32),
+        thresh=nms_threshold,
+        use_bbox=True,
+        use_kdtree=True,
+        verbose=False,
     )
+    return np.flatnonzero(kept)
+
+
+def _inside(polygons: StarPolygons, shape: tuple[int, int], grid: int) -> NDArray[np.bool_]:
+    """Which pixels of the output grid lie within `INNER` of the rays of a polygon."""
+    edge = polygons.vertices() - polygons.points[:, None]
+    inner = (polygons.points[:, None] + np.float32(INNER) * edge) / grid
+    picture = Image.new("1", shape[::-1])
+    pen = ImageDraw.Draw(picture)
+    for ring in inner.reshape(len(inner), -1).tolist():
+        pen.polygon(ring, fill=1)
+    return np.asarray(picture)
 
 
 def refine(

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from lymphinfer.compute import channels_last
 from lymphinfer.nuclei.detector import Detection
 from lymphinfer.nuclei.stardist.decode import StarPolygons, decode, refine
-from lymphinfer.nuclei.stardist.infer import DensePrediction, predict_dense
+from lymphinfer.nuclei.stardist.infer import DensePrediction, Run, compiled, predict_dense
 from lymphinfer.nuclei.stardist.network import StarDistNet
 
 # Context that a prediction depends on, px of the network's input, for the default depth: with this
@@ -49,6 +49,8 @@ class StarDistDetector:
         Mirrored views averaged a tile: 1, 4 or 8 (`averaged_output`); costs as many passes.
     refine_at : tuple of float
         Fractions of a ray at which it is measured again (`refine`); none leaves it.
+    runtime : str
+        ``"torch"``, or ``"openvino"`` on the CPU.
     """
 
     def __init__(
@@ -63,10 +65,12 @@ class StarDistDetector:
         autocast: torch.dtype | None = None,
         n_views: int = 1,
         refine_at: tuple[float, ...] = (),
+        runtime: str = "torch",
     ):
         self.n_views, self.refine_at = n_views, refine_at
         self.device, self.autocast = torch.device(device), autocast
         self.net = channels_last(net.eval(), self.device)
+        self.run: Run | None = compiled(self.net, autocast) if runtime == "openvino" else None
         self.scale = working_mpp / mpp
         self.prob_threshold, self.nms_threshold = prob_threshold, nms_threshold
 
@@ -91,7 +95,12 @@ class StarDistDetector:
             tile = resized[0].permute(1, 2, 0).round().clamp(0, 255).byte().numpy()
             scale = self.scale
         dense = predict_dense(
-            self.net, tile[None], device=self.device, autocast=self.autocast, n_views=self.n_views
+            self.net,
+            tile[None],
+            device=self.device,
+            autocast=self.autocast,
+            n_views=self.n_views,
+            run=self.run,
         )[0]
         return TilePrediction(dense, scale)
 

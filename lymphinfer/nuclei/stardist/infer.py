@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import product
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lymphinfer.nuclei.stardist.network import StarDistNet, StarDistOutput
+from lymphinfer.runtime import OpenVinoNet
 
 
 class DensePrediction(NamedTuple):
@@ -64,17 +66,45 @@ def _mirror(x: Tensor, dim: int) -> Tensor:
     return torch.cat([x.narrow(dim, size - 1, 1), x.flip(dim).narrow(dim, 0, size - 1)], dim)
 
 
-def averaged_output(net: StarDistNet, x: Tensor, n_views: int = 1) -> StarDistOutput:
-    """Mean prediction over mirrored and transposed views of an input (test-time averaging).
+Run = Callable[[Tensor], StarDistOutput]
+"""A network, or what computes it: `StarDistNet` itself, or a `lymphinfer.runtime.OpenVinoNet`."""
+
+
+def compiled(net: StarDistNet, autocast: torch.dtype | None) -> OpenVinoNet[StarDistOutput]:
+    """Let OpenVINO compute a network on the CPU.
 
     Parameters
     ----------
     net : StarDistNet
-        ``n_rays`` a multiple of 4 where `n_views` is not 1.
+        In evaluation mode, on the CPU.
+    autocast : torch.dtype or None
+        `torch.bfloat16`, or None for float32.
+
+    Returns
+    -------
+    OpenVinoNet
+    """
+
+    def pack(maps: list[Tensor]) -> StarDistOutput:
+        return StarDistOutput(maps[0], maps[1], maps[2] if len(maps) > 2 else None)
+
+    side = net.config.stride * 4
+    return OpenVinoNet(net, pack, autocast=autocast, example=(side, side))
+
+
+def averaged_output(net: Run, x: Tensor, n_views: int, n_rays: int) -> StarDistOutput:
+    """Mean prediction over mirrored and transposed views of an input (test-time averaging).
+
+    Parameters
+    ----------
+    net : callable
+        The network.
     x : Tensor, (B, 3, H, W)
         As `StarDistNet.forward` takes it.
     n_views : int
         1; 4, the mirror images; 8, these and their transposes (square or not).
+    n_rays : int
+        Of the network; a multiple of 4 where `n_views` is not 1.
 
     Returns
     -------
@@ -89,9 +119,7 @@ def averaged_output(net: StarDistNet, x: Tensor, n_views: int = 1) -> StarDistOu
     if n_views not in N_VIEWS:
         raise ValueError(f"{n_views} views: choose 1, 4 or 8")
     if n_views == 1:
-        whole: StarDistOutput = net(x)
-        return whole
-    n_rays = net.config.n_rays
+        return net(x)
     if n_rays % 4:
         raise ValueError(f"{n_rays} rays do not map onto each other when mirrored")
     k = torch.arange(n_rays, device=x.device)
@@ -125,6 +153,7 @@ def predict_dense(
     device: torch.device | str = "cpu",
     autocast: torch.dtype | None = None,
     n_views: int = 1,
+    run: Run | None = None,
 ) -> list[DensePrediction]:
     """Predict images of one size.
 
@@ -138,6 +167,8 @@ def predict_dense(
         Half type for the convolutions, None for full precision.
     n_views : int
         Of `averaged_output`.
+    run : callable, optional
+        Computes the network in its place, see `compiled`; knows its own precision.
 
     Returns
     -------
@@ -148,7 +179,7 @@ def predict_dense(
     h, w = -(-images.shape[1] // cfg.grid), -(-images.shape[2] // cfg.grid)
     x = to_input(images, cfg.stride).to(device)
     with torch.autocast(torch.device(device).type, dtype=autocast, enabled=autocast is not None):
-        output = averaged_output(net, x, n_views)
+        output = averaged_output(run or net, x, n_views, cfg.n_rays)
     prob = output.prob_logit[:, 0, :h, :w].float().sigmoid().cpu().numpy()
     dist = output.dist[:, :, :h, :w].float().cpu().numpy()
     marker = (
