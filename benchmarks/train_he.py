@@ -3,7 +3,7 @@ r"""Train the shipped H&E networks on the open data sets; see the bundles' cards
 python benchmarks/train_he.py detector   --data DIR --out RUN/detector --steps N \
     [--initial RUN|BUNDLE]
 python benchmarks/train_he.py classifier --data DIR --out RUN/classifier --detector RUN/detector \
-    [--epochs N]
+    [--epochs N] [--freeze]
 python benchmarks/train_he.py bundle     --data DIR --out RUN --weights weights
 
 The last writes he-v1 (patches) and he-v1-fast (the detector's own marker head).
@@ -181,8 +181,8 @@ def patch_store(item: AnnotatedImage, split_name: str, folder: Path) -> Path:
     return path
 
 
-def classifier(data: Path, out: Path, epochs: int, detector_run: Path) -> None:
-    """A patch classifier for the leukocyte label, begun from what the detector's encoder knows."""
+def classifier(data: Path, out: Path, epochs: int, detector_run: Path, freeze: bool) -> None:
+    """A patch classifier for the leukocyte label, begun from what the detector knows."""
     from lymphinfer.markers.nucleus_encoder import NAME, from_detector
     from lymphinfer.training.config import DataConfig, FitConfig, ModelConfig, RetrainConfig
     from lymphinfer.training.data import StoreSet
@@ -194,10 +194,13 @@ def classifier(data: Path, out: Path, epochs: int, detector_run: Path) -> None:
     config = RetrainConfig(
         data=DataConfig(patch_px=PATCH_PX, mpp=MPP),
         model=ModelConfig(
-            backbone=NAME, hidden=HIDDEN, backbone_weights=str(out / "encoder.safetensors")
+            backbone=NAME,
+            hidden=HIDDEN,
+            backbone_weights=str(out / "encoder.safetensors"),
+            freeze=freeze,
         ),
         fit=FitConfig(
-            learning_rate=3e-4,
+            learning_rate=1e-3 if freeze else 1e-4,
             weight_decay=1e-2,
             batch_size=64,
             accumulation=1,
@@ -377,6 +380,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=7500)
     parser.add_argument("--initial", help="run or bundle to start from, with stronger changes")
     parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--freeze", action="store_true", help="train the head alone")
     parser.add_argument("--detector", type=Path, help="the detector's run")
     parser.add_argument("--weights", type=Path, default=Path("weights"))
     arguments = parser.parse_args()
@@ -384,7 +388,13 @@ def main() -> None:
     if arguments.what == "detector":
         detector(arguments.data, arguments.out, arguments.steps, arguments.initial)
     elif arguments.what == "classifier":
-        classifier(arguments.data, arguments.out, arguments.epochs, arguments.detector)
+        classifier(
+            arguments.data,
+            arguments.out,
+            arguments.epochs,
+            arguments.detector,
+            arguments.freeze,
+        )
     else:
         bundle(arguments.data, arguments.out, arguments.weights)
 

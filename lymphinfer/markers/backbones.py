@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,22 @@ class BackboneSpec:
     width: int
 
 
+class FreezableBackbone(nn.Module):
+    """A backbone on which heads can be trained while it stays as it is."""
+
+    frozen = False
+
+    def freeze(self) -> None:
+        """Keep the weights and statistics as they are, whatever is trained on top of them."""
+        self.frozen = True
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """As `nn.Module.train`; a frozen backbone stays in evaluation mode."""
+        return super().train(mode and not self.frozen)
+
+
 def build_backbone(name: str, *, pretrained: bool = False) -> BackboneSpec:
     """Build a backbone without its classification layer.
 
@@ -39,7 +55,7 @@ def build_backbone(name: str, *, pretrained: bool = False) -> BackboneSpec:
         A timm model, such as ``convnext_base`` or ``resnet18``; ``hovernet`` and its kin (U-Net
         features, need TIAToolbox; see `lymphinfer.markers.hovernet.backbone_config`); ``phikon``
         (position embeddings interpolated to the patch) or ``phikon-resize`` (patch enlarged to
-        224 px); ``stardist-resnet`` (the encoder of our own detector, whose weights are given as
+        224 px); ``stardist-resnet`` (the network of our own detector, whose weights are given as
         a file).
     pretrained : bool
         Start from the published weights (needs network access on first use).

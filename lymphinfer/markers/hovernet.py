@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
 
 import torch
 from safetensors import SafetensorError
@@ -13,7 +12,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lymphinfer.errors import BundleError
-from lymphinfer.markers.backbones import IMAGENET_MEAN, IMAGENET_STD, BackboneSpec
+from lymphinfer.markers.backbones import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    BackboneSpec,
+    FreezableBackbone,
+)
 from lymphinfer.nuclei.hovernet.network import (
     STRIDE_PX,
     HoVerNetConfig,
@@ -52,7 +56,7 @@ def side_problem(name: str, side_px: int) -> str | None:
     return f"backbone {name} needs a patch_px of {sides}, …, not {side_px}"
 
 
-class HoVerNetFeatures(nn.Module):
+class HoVerNetFeatures(FreezableBackbone):
     """Averages of the last feature maps of HoVer-Net's decoders: (B, 3, S, S) to (B, width).
 
     Encoder and the three decoders (types, nuclei, distances) up to the map before each decoder's
@@ -71,7 +75,6 @@ class HoVerNetFeatures(nn.Module):
     def __init__(self, config: HoVerNetConfig):
         super().__init__()
         self.config = config
-        self.frozen = False
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
         self.network = build_network(config)
@@ -87,16 +90,6 @@ class HoVerNetFeatures(nn.Module):
     def lost_px(self) -> int:
         """Of `Geometry`."""
         return self.config.geometry.lost_px
-
-    def freeze(self) -> None:
-        """Keep the weights and statistics as they are, whatever is trained on top of them."""
-        self.frozen = True
-        self.requires_grad_(False)
-        self.eval()
-
-    def train(self, mode: bool = True) -> Self:
-        """As `nn.Module.train`; a frozen backbone stays in evaluation mode."""
-        return super().train(mode and not self.frozen)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, S, S) images as `Normalise` makes them to (B, width) features."""

@@ -1,7 +1,8 @@
-"""The residual encoder of the StarDist network as a patch backbone, and what a detector taught it.
+"""The residual StarDist network as a patch backbone, and what a detector taught it.
 
 A network that has learned to outline nuclei and to tell leukocytes densely knows most of what a
-patch classifier needs; starting there needs a fraction of the patches.
+patch classifier needs: what its marker head reads and says around the centre of a patch is the
+feature from which the classifier begins.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from lymphinfer.markers.backbones import IMAGENET_MEAN, IMAGENET_STD
+from lymphinfer.markers.backbones import IMAGENET_MEAN, IMAGENET_STD, FreezableBackbone
 from lymphinfer.nuclei.stardist.network import (
     ResidualStarDistNet,
     StarDistConfig,
@@ -20,38 +21,52 @@ from lymphinfer.nuclei.stardist.network import (
 )
 
 NAME = "stardist-resnet"
-CONFIG = StarDistConfig(encoder="resnet", n_blocks=3, n_conv_after_unet=8, batch_norm=True)
-# Of the Gaussian that weighs the central nucleus, as a share of the patch's side: 112 px hold
-# 36 µm, a nucleus some 8 µm.
-CENTRAL_SIGMA = 0.12
+CONFIG = StarDistConfig(
+    encoder="resnet", n_blocks=3, n_conv_after_unet=96, batch_norm=True, n_markers=1
+)
+# Of the Gaussians that weigh the centre, as shares of the patch: 112 px hold 36 µm, a nucleus
+# some 8 µm. The narrow one stays inside it, the wide one sees its rim.
+CENTRAL_SIGMAS = (0.045, 0.1)
+_UNUSED = ("features.", "prob.", "dist.", "up.0.", "lateral.0.")
 
 
-class NucleusEncoder(nn.Module):
-    """(B, 3, S, S) normalised patches to (B, 2 C) features: the patch's mean beside its centre's.
+class NucleusEncoder(FreezableBackbone):
+    """(B, 3, S, S) normalised patches to (B, 2 (C + 1) + D) features.
 
-    The classifier's centre is the nucleus in question, its mean the neighbourhood.
+    The C maps that the dense marker head reads and its logit, each by the two Gaussians of
+    `CENTRAL_SIGMAS`, then the means of the D coarsest maps: the nucleus in question, and its
+    neighbourhood.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        net = cast(ResidualStarDistNet, build_network(CONFIG))
-        self.stem, self.down = net.stem, net.down
-        self.num_features = 2 * CONFIG.n_filter_base * 2**CONFIG.n_depth
+        self.net = cast(ResidualStarDistNet, build_network(CONFIG))
+        for name in ("features", "prob", "dist"):
+            setattr(self.net, name, nn.Identity())
+        self.net.up[0], self.net.lateral[0] = nn.Identity(), nn.Identity()
+        coarsest = CONFIG.n_filter_base * 2**CONFIG.n_depth
+        self.num_features = len(CENTRAL_SIGMAS) * (CONFIG.n_conv_after_unet + 1) + coarsest
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
-        x = self.stem(x)
-        for level in self.down:
-            x = level(x)
-        side = x.shape[-1]
-        position = (torch.arange(side, device=x.device, dtype=x.dtype) + 0.5) / side - 0.5
-        line = torch.softmax(-0.5 * (position / CENTRAL_SIGMA) ** 2, 0)
-        central = torch.einsum("bcij,i,j->bc", x, line, line)
-        return torch.cat([x.mean(dim=(2, 3)), central], dim=1)
+        marker = cast(nn.Sequential, self.net.marker)
+        skips = self.net.encode(x)
+        x = coarsest = skips.pop()
+        for level in reversed(range(1, len(skips))):
+            x = self.net.ascend(x, skips[level], level)
+        read = marker[0](x)
+        maps = torch.cat([read, marker[1](read)], dim=1)
+        side = maps.shape[-1]
+        position = (torch.arange(side, device=x.device, dtype=maps.dtype) + 0.5) / side - 0.5
+        pooled = []
+        for sigma in CENTRAL_SIGMAS:
+            line = torch.softmax(-0.5 * (position / sigma) ** 2, 0)
+            pooled.append(torch.einsum("bcij,i,j->bc", maps, line, line))
+        return torch.cat([*pooled, coarsest.mean(dim=(2, 3))], dim=1)
 
 
 def from_detector(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Encoder weights out of a trained detector's.
+    """Weights of the backbone out of a trained detector's.
 
     Parameters
     ----------
@@ -64,9 +79,10 @@ def from_detector(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         For `NucleusEncoder.load_state_dict`. A patch classifier subtracts a mean and divides by a
         deviation, a detector does not: the first layer takes that back.
     """
-    own = {k: v.clone() for k, v in state.items() if k.startswith(("stem.", "down."))}
+    own = {f"net.{k}": v.clone() for k, v in state.items() if not k.startswith(_UNUSED)}
     mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
-    weight = own["stem.0.conv.weight"]
-    own["stem.0.conv.weight"] = weight * std[None, :, None, None]
-    own["stem.0.conv.bias"] = own["stem.0.conv.bias"] + (weight.sum(dim=(2, 3)) * mean).sum(dim=1)
+    first = "net.stem.0.conv."
+    weight = own[f"{first}weight"]
+    own[f"{first}weight"] = weight * std[None, :, None, None]
+    own[f"{first}bias"] = own[f"{first}bias"] + (weight.sum(dim=(2, 3)) * mean).sum(dim=1)
     return own

@@ -59,7 +59,8 @@ class ModelConfig:
     backbone_weights : str
         Local safetensors file with the backbone's weights, instead of a download.
     freeze : bool
-        Train the heads only; for HoVer-Net, whose detector then shares its pass with them.
+        Train the heads only; for ``stardist-resnet`` and HoVer-Net, whose detector then shares
+        its pass with them.
     """
 
     backbone: str = "convnext_base"

@@ -12,6 +12,7 @@ from torch import nn
 from lymphinfer.bundles.registry import list_bundles
 from lymphinfer.bundles.schema import read_manifest
 from lymphinfer.errors import BundleError
+from lymphinfer.markers.backbones import FreezableBackbone
 from lymphinfer.markers.classifier import ClassifierConfig, MarkerClassifier
 from lymphinfer.markers.hovernet import PRETRAINED, HoVerNetFeatures, load_hovernet
 from lymphinfer.markers.phikon import Phikon, load_phikon
@@ -53,8 +54,11 @@ def build_classifier(
     net, start = _start(model, config)
     if model.freeze:
         for backbone in net.backbones:
-            if not isinstance(backbone, HoVerNetFeatures):
-                raise BundleError(f"freeze: backbone {model.backbone} is no HoVer-Net")
+            if not isinstance(backbone, FreezableBackbone):
+                raise BundleError(
+                    f"freeze: backbone {model.backbone} cannot be kept as it is, only hovernet and "
+                    "stardist-resnet"
+                )
             backbone.freeze()
         start += ", kept as they are"
     return net, start

@@ -308,13 +308,10 @@ class ResidualStarDistNet(StarDistNet):
 
     def predict(self, x: Tensor) -> StarDistOutput:
         """See `StarDistNet.predict`."""
-        skips = [self.stem(x)]
-        for level in self.down:
-            skips.append(level(skips[-1]))
+        skips = self.encode(x)
         x = marker_input = skips.pop()
         for i in reversed(range(len(skips))):
-            x = F.interpolate(self.lateral[i](x), scale_factor=2, mode="nearest")
-            x = self.up[i](torch.cat([x, skips[i]], dim=1))
+            x = self.ascend(x, skips[i], i)
             if i == 1:
                 marker_input = x
         features = self.features(x)
@@ -322,6 +319,19 @@ class ResidualStarDistNet(StarDistNet):
         if self.marker is not None:
             marker = F.interpolate(self.marker(marker_input).float(), x.shape[-2:], mode="bilinear")
         return StarDistOutput(self.prob(features), self.dist(features), marker)
+
+    def encode(self, x: Tensor) -> list[Tensor]:
+        """Maps of the encoder, finest first: the output grid's, then each half as fine."""
+        maps = [self.stem(x)]
+        for level in self.down:
+            maps.append(level(maps[-1]))
+        return maps
+
+    def ascend(self, x: Tensor, skip: Tensor, level: int) -> Tensor:
+        """One step of the decoder, to the resolution of the encoder's map of that level."""
+        x = F.interpolate(self.lateral[level](x), scale_factor=2, mode="nearest")
+        higher: Tensor = self.up[level](torch.cat([x, skip], dim=1))
+        return higher
 
     def last_layers(self) -> list[nn.Conv2d]:
         """See `StarDistNet.last_layers`."""
