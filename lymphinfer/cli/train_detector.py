@@ -63,7 +63,7 @@ def train_detector(
     work: Annotated[
         Path | None, typer.Option(help="Folder for checkpoints. Default: <out>.work.")
     ] = None,
-    device: Annotated[str, typer.Option(help="Of HoVer-Net: auto, cpu, cuda.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda.")] = "auto",
 ) -> None:
     """Train a nucleus detector on your own annotations; it ends in a bundle for predict.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,12 @@ from lymphinfer.nuclei.hovernet.train import TYPES, HoVerNetTrainer, HoVerNetTra
 from lymphinfer.nuclei.layouts import read_any_folder
 from lymphinfer.nuclei.metrics import SegmentationScore
 from lymphinfer.nuclei.stardist.detector import StarDistDetector
-from lymphinfer.nuclei.stardist.network import StarDistConfig
-from lymphinfer.nuclei.stardist.train import TrainConfig, Trainer, validate
+from lymphinfer.nuclei.stardist.network import unfold_batch_norm
+from lymphinfer.nuclei.stardist.train import CropDataset, TrainConfig, Trainer, validate
 
 ARCHITECTURES = ("stardist", "hovernet")
 HELD_OUT_EVERY = 5
+CROPS_FOR_STATISTICS = 16
 NMS_THRESHOLD = 0.3
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6)
 _CARD = """# {name}
@@ -209,37 +210,36 @@ def _train_hovernet(
 def _train_stardist(
     run: DetectorRun, images: _Images, out: Path, work: Path, command: str
 ) -> TrainedDetector:
-    network, mpp = StarDistConfig(batch_norm=True), run.mpp or 0.325
+    device = resolve_device(run.device)
+    config = TrainConfig(
+        mpp=run.mpp or 0.325,
+        batch_size=run.batch_size,
+        steps=run.steps,
+        validate_every=run.validate_every,
+        bf16=half_type(device) is torch.bfloat16,
+    )
     weights, start = None, "random weights"
     if run.initial:
         bundle = load_bundle(find_detector(run.initial))
         if not isinstance(bundle.detector, StarDistDetector):
             raise DataError(f"--initial {run.initial}: its detector is no StarDist")
-        network = bundle.detector.net.config
         mpp = run.mpp or float(bundle.manifest.detector["mpp"])
-        weights, start = (
-            dict(bundle.detector.net.state_dict()),
-            f"the bundle {bundle.manifest.name}",
-        )
-    config = TrainConfig(
-        network=network,
-        mpp=mpp,
-        batch_size=run.batch_size,
-        steps=run.steps,
-        validate_every=run.validate_every,
-        bf16=half_type(torch.device("cpu")) is torch.bfloat16,
-    )
-    trainer = Trainer(config, work, initial=weights)
+        config = replace(config, mpp=mpp, network=bundle.detector.net.config)
+        crops = CropDataset({"own": images.train}, config).images(CROPS_FOR_STATISTICS)
+        begun = unfold_batch_norm(bundle.detector.net, crops)
+        config = replace(config, network=begun.config)
+        weights, start = dict(begun.state_dict()), f"the bundle {bundle.manifest.name}"
+    trainer = Trainer(config, work, device=device, initial=weights)
     net = trainer.fit({"own": images.train}, images.held_out)
     scores = validate(
-        net, images.held_out, mpp=mpp, thresholds=THRESHOLDS, nms_threshold=NMS_THRESHOLD
+        net, images.held_out, mpp=config.mpp, thresholds=THRESHOLDS, nms_threshold=NMS_THRESHOLD
     )
     best = max(scores, key=lambda v: v.segmentation.f1)
-    card = _card(run, images, out, mpp, start, best.segmentation, command)
+    card = _card(run, images, out, config.mpp, start, best.segmentation, command)
     table = {
         "kind": "stardist",
         "file": "stardist.safetensors",
-        "mpp": mpp,
+        "mpp": config.mpp,
         "prob_threshold": best.prob_threshold,
         "nms_threshold": NMS_THRESHOLD,
         "network": net.config.to_dict(),

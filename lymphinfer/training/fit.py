@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Subset
 
 from lymphinfer.errors import DataError, LymphinferError
 from lymphinfer.markers.classifier import MarkerClassifier, masked_bce
-from lymphinfer.nuclei.stardist.train import learning_rate_factor
+from lymphinfer.nuclei.trainer import learning_rate_factor
 from lymphinfer.training.checkpoint import (
     BEST,
     LOG,

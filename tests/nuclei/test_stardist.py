@@ -19,6 +19,7 @@ from lymphinfer.nuclei.stardist.network import (
     StarDistOutput,
     build_network,
     fold_batch_norm,
+    unfold_batch_norm,
 )
 from lymphinfer.nuclei.stardist.targets import object_probability, star_targets
 
@@ -310,3 +311,42 @@ def test_batch_normalisation_folds_into_the_residual_network_as_well():
 def test_an_unknown_encoder_is_refused():
     with pytest.raises(ValueError, match="expected one of unet, resnet"):
         build_network(StarDistConfig(encoder="vit"))
+
+
+@pytest.mark.parametrize("encoder", ["unet", "resnet"])
+def test_a_folded_network_is_unfolded_to_the_same_function_and_back(encoder):
+    torch.manual_seed(0)
+    config = StarDistConfig(
+        n_filter_base=8, n_conv_after_unet=16, encoder=encoder, batch_norm=True, n_markers=1
+    )
+    trained = build_network(config)
+    for _ in range(3):
+        trained(torch.rand(4, 3, 64, 64))
+    plain = fold_batch_norm(trained.eval())
+    x = torch.rand(4, 3, 64, 64)
+    full = unfold_batch_norm(plain, x)
+    assert full.config == config
+    y = torch.rand(2, 3, 96, 64)
+    with torch.inference_mode():
+        for net in (full, fold_batch_norm(full)):
+            for a, b in zip(plain(y), net(y), strict=True):
+                torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+        # In training mode the batch's own statistics change nothing either.
+        for a, b in zip(plain(x), full.train()(x), strict=True):
+            torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-3)
+
+
+def test_the_overlap_loss_counts_an_error_on_a_small_nucleus_more_than_on_a_large_one():
+    def overlap_part(radius: float) -> float:
+        prob, marker = torch.ones(1, 4, 4), -torch.ones(1, 1, 4, 4)
+        dist = torch.full((1, 8, 4, 4), radius)
+        output = StarDistOutput(torch.full((1, 1, 4, 4), 9.0), dist + 1, None)
+        without, with_ = (
+            stardist_loss(output, prob, dist, marker, prob, overlap_share=share).total
+            for share in (0.0, 1.0)
+        )
+        return float(with_ - without)
+
+    # A ray one pixel too long: IoU 4 / 5 and 16 / 17.
+    assert overlap_part(4) == pytest.approx(np.log(5 / 4), rel=1e-4)
+    assert overlap_part(16) == pytest.approx(np.log(17 / 16), rel=1e-4)

@@ -15,9 +15,9 @@ from lymphinfer.nuclei.stardist.train import (
     CropDataset,
     TrainConfig,
     Trainer,
-    learning_rate_factor,
     pool_over_instances,
 )
+from lymphinfer.nuclei.trainer import learning_rate_factor
 
 STILL = Augmentation(scale=(1, 1), rotate=0, stain=0, stain_vectors=0, brightness=0, blur=0, jpeg=0,
                      noise=0)  # fmt: skip

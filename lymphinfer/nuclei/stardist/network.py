@@ -396,7 +396,7 @@ def unfold_batch_norm(net: StarDistNet, x: Tensor) -> StarDistNet:
         return full
 
     def adopt(norm: nn.BatchNorm2d, y: Tensor) -> None:
-        variance, mean = torch.var_mean(y.float(), dim=(0, 2, 3))
+        variance, mean = torch.var_mean(y.float(), dim=(0, 2, 3), correction=0)
         cast(Tensor, norm.running_mean).copy_(mean)
         cast(Tensor, norm.running_var).copy_(variance)
         norm.weight.copy_((variance + norm.eps).sqrt())

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import logging
-import time
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from itertools import islice
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors.torch import load_file, save_file
-from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch import Tensor, nn
+from torch.utils.data import IterableDataset, get_worker_info
 
 from lymphinfer.compute import channels_last
 from lymphinfer.nuclei.augment import (
@@ -32,7 +26,7 @@ from lymphinfer.nuclei.datasets import AnnotatedImage
 from lymphinfer.nuclei.metrics import SegmentationScore, score_segmentation
 from lymphinfer.nuclei.stardist.decode import decode, refine
 from lymphinfer.nuclei.stardist.infer import predict_dense
-from lymphinfer.nuclei.stardist.loss import stardist_loss
+from lymphinfer.nuclei.stardist.loss import StarDistLoss, stardist_loss
 from lymphinfer.nuclei.stardist.network import (
     StarDistConfig,
     StarDistNet,
@@ -40,10 +34,7 @@ from lymphinfer.nuclei.stardist.network import (
     fold_batch_norm,
 )
 from lymphinfer.nuclei.stardist.targets import object_probability, star_targets
-
-log = logging.getLogger(__name__)
-
-Batch = dict[str, Tensor]
+from lymphinfer.nuclei.trainer import Batch, DetectorTrainer, network_input
 
 
 @dataclass(frozen=True)
@@ -276,76 +267,19 @@ def validate(
     ]
 
 
-def learning_rate_factor(step: int, steps: int) -> float:
-    """Linear warm-up over 5 % of the steps, then half a cosine to zero."""
-    warm = max(1, steps // 20)
-    if step < warm:
-        return (step + 1) / warm
-    return float(0.5 * (1 + np.cos(np.pi * min(1.0, (step - warm) / max(1, steps - warm)))))
+class Trainer(DetectorTrainer[StarDistNet, TrainConfig]):
+    """Training run of a StarDist network, see `DetectorTrainer`."""
 
+    loss_names = ("total", "prob", "dist", "marker")
+    workers = 1
 
-def build_optimizer(net: StarDistNet, config: TrainConfig) -> torch.optim.Optimizer:
-    """Muon for the convolutions, AdamW for the last layer of each head, norms and biases.
+    def build(self) -> StarDistNet:
+        """See `DetectorTrainer.build`."""
+        return build_network(self.config.network)
 
-    Muon (Jordan et al. 2024, timm's implementation) makes each step of a hidden layer orthogonal;
-    rescaled to the size of an AdamW step, it shares AdamW's rate. Its steps cannot give a last
-    layer the scale that distances in pixels need, hence AdamW there.
-
-    Parameters
-    ----------
-    net : StarDistNet
-    config : TrainConfig
-
-    Returns
-    -------
-    torch.optim.Optimizer
-    """
-    from timm.optim.muon import Muon
-
-    last = {id(p) for m in net.last_layers() for p in m.parameters()}
-    hidden = [p for p in net.parameters() if id(p) not in last]
-    heads = [p for p in net.parameters() if id(p) in last]
-    groups: list[dict[str, Any]] = [
-        {"params": hidden},
-        {"params": heads, "use_fallback": True},
-    ]
-    return Muon(
-        groups,
-        lr=config.learning_rate,
-        weight_decay=config.weight_decay,
-    )
-
-
-class Trainer:
-    """One training run in a folder; the same folder again goes on where it stopped.
-
-    Parameters
-    ----------
-    config : TrainConfig
-    folder : Path
-        ``state.safetensors`` (weights, their average, optimiser), ``log.jsonl``, ``config.json``.
-    initial : mapping of str to Tensor, optional
-        Weights to begin with, by name and shape; others start at random.
-    """
-
-    def __init__(
-        self, config: TrainConfig, folder: Path, *, initial: dict[str, Tensor] | None = None
-    ):
-        self.config, self.folder = config, folder
-        folder.mkdir(parents=True, exist_ok=True)
-        torch.manual_seed(config.seed)
-        self.net = channels_last(build_network(config.network))
-        if initial is not None:
-            own = self.net.state_dict()
-            fitting = {k: v for k, v in initial.items() if k in own and own[k].shape == v.shape}
-            self.net.load_state_dict(fitting, strict=False)
-            log.info("%d of %d tensors start from given weights", len(fitting), len(own))
-        self.average = deepcopy(self.net).eval()
-        self.optimizer = build_optimizer(self.net, config)
-        self.step = 0
-        if (folder / "state.safetensors").exists():
-            self._load()
-        (folder / "config.json").write_text(json.dumps(asdict(config), indent=1))
+    def last_layers(self) -> list[nn.Conv2d]:
+        """See `DetectorTrainer.last_layers`."""
+        return self.net.last_layers()
 
     def fit(
         self, sets: dict[str, Sequence[AnnotatedImage]], held_out: Sequence[AnnotatedImage]
@@ -361,31 +295,17 @@ class Trainer:
         Returns
         -------
         StarDistNet
+            On the CPU.
         """
-        cfg = self.config
-        dataset = CropDataset(sets, cfg, start=self.step)
-        loader = DataLoader(dataset, batch_size=cfg.batch_size, num_workers=1, prefetch_factor=4)
-        batches = iter(loader)
-        self.net.train()
-        began, sums = time.monotonic(), np.zeros(4)
-        while self.step < cfg.steps:
-            sums += self._update(next(batches))
-            self.step += 1
-            if self.step % cfg.validate_every == 0 or self.step == cfg.steps:
-                self._report(held_out, sums / cfg.validate_every, time.monotonic() - began)
-                began, sums = time.monotonic(), np.zeros(4)
-                self._save()
-        return fold_batch_norm(self.average)
+        net = self.run(CropDataset(sets, self.config, start=self.step), held_out)
+        return fold_batch_norm(deepcopy(net).cpu())
 
-    def _update(self, batch: Batch) -> NDArray[np.float64]:
+    def losses(self, batch: Batch) -> StarDistLoss:
+        """See `DetectorTrainer.losses`."""
         cfg = self.config
-        rate = cfg.learning_rate * learning_rate_factor(self.step, cfg.steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        x = batch["image"].float().div_(255).contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=cfg.bf16):
-            output = self.net(x)
-        loss = stardist_loss(
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=cfg.bf16):
+            output = self.net(network_input(batch["image"]))
+        return stardist_loss(
             output,
             batch["prob"],
             batch["dist"],
@@ -393,60 +313,9 @@ class Trainer:
             batch["marker_weight"],
             overlap_share=cfg.overlap_share,
         )
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.total.backward()
-        torch.nn.utils.clip_grad_norm_(self.net.parameters(), 5.0)
-        self.optimizer.step()
-        decay = min(cfg.ema_decay, (self.step + 1) / (self.step + 10))
-        with torch.no_grad():
-            own = self.net.state_dict()
-            for name, value in self.average.state_dict().items():
-                if value.is_floating_point():
-                    value.lerp_(own[name], 1 - decay)
-                else:
-                    value.copy_(own[name])
-        return np.array([float(v.detach()) for v in loss])
 
-    def _report(
-        self, held_out: Sequence[AnnotatedImage], losses: NDArray[np.float64], seconds: float
-    ) -> None:
-        plain = channels_last(fold_batch_norm(self.average))
-        score = validate(plain, held_out, mpp=self.config.mpp, bf16=self.config.bf16)[0]
-        row: dict[str, Any] = {
-            "step": self.step,
-            "seconds": round(seconds, 1),
-            **dict(zip(("total", "prob", "dist", "marker"), losses.round(4).tolist(), strict=True)),
-            **{k: round(v, 4) for k, v in asdict(score.segmentation).items()},
-            "leukocyte_auroc": round(score.leukocyte_auroc, 4),
-        }
-        with (self.folder / "log.jsonl").open("a") as stream:
-            stream.write(json.dumps(row) + "\n")
-        log.info("%s", row)
-
-    def _save(self) -> None:
-        tensors = {f"net.{k}": v for k, v in self.net.state_dict().items()}
-        tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
-        for index, state in self.optimizer.state_dict()["state"].items():
-            # What is no tensor (which rule a parameter follows), the optimiser finds out again.
-            kept = {k: v for k, v in state.items() if isinstance(v, Tensor)}
-            tensors |= {f"optimizer.{index}.{k}": v for k, v in kept.items()}
-        tensors["step"] = torch.tensor(self.step)
-        beside = self.folder / "state.safetensors.tmp"
-        save_file({k: v.detach().contiguous().clone() for k, v in tensors.items()}, beside)
-        beside.replace(self.folder / "state.safetensors")
-
-    def _load(self) -> None:
-        tensors = load_file(self.folder / "state.safetensors")
-        self.step = int(tensors.pop("step"))
-
-        def part(prefix: str) -> dict[str, Tensor]:
-            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-        self.net.load_state_dict(part("net."))
-        self.average.load_state_dict(part("average."))
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, value in part("optimizer.").items():
-            index, name = key.split(".", 1)
-            state.setdefault(int(index), {})[name] = value
-        full = self.optimizer.state_dict()
-        self.optimizer.load_state_dict({"state": state, "param_groups": full["param_groups"]})
+    def score(self, held_out: Sequence[AnnotatedImage]) -> dict[str, float]:
+        """See `DetectorTrainer.score`."""
+        plain = channels_last(fold_batch_norm(deepcopy(self.average).cpu()))
+        found = validate(plain, held_out, mpp=self.config.mpp, bf16=self.config.bf16)[0]
+        return {**asdict(found.segmentation), "leukocyte_auroc": found.leukocyte_auroc}
