@@ -30,6 +30,8 @@ from lymphinfer.nuclei.stardist.train import CropDataset, TrainConfig, Trainer, 
 ARCHITECTURES = ("stardist", "hovernet")
 HELD_OUT_EVERY = 5
 CROPS_FOR_STATISTICS = 16
+# Highest rates from random weights, and from weights that have learned.
+FIRST_RATE, FINE_TUNING_RATE = 3e-3, 1e-3
 NMS_THRESHOLD = 0.3
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6)
 _CARD = """# {name}
@@ -194,6 +196,7 @@ def _train_hovernet(
         crop_px=164 if network.mode == "fast" else 80,
         batch_size=run.batch_size,
         steps=run.steps,
+        learning_rate=FINE_TUNING_RATE if run.initial else FIRST_RATE,
         validate_every=run.validate_every,
         autocast=half_type(device) is torch.bfloat16,
     )
@@ -215,6 +218,7 @@ def _train_stardist(
         mpp=run.mpp or 0.325,
         batch_size=run.batch_size,
         steps=run.steps,
+        learning_rate=FINE_TUNING_RATE if run.initial else FIRST_RATE,
         validate_every=run.validate_every,
         bf16=half_type(device) is torch.bfloat16,
     )
