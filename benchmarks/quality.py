@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFilter
 from rich.console import Console
 from rich.table import Table
 from scipy import ndimage
@@ -30,7 +30,12 @@ from lymphinfer.compute import half_type, resolve_device
 from lymphinfer.markers.calibration import Calibration, expected_calibration_error
 from lymphinfer.markers.hierarchy import apply_hierarchy
 from lymphinfer.markers.patches import cut_patches
-from lymphinfer.nuclei.augment import Augmentation, change_stain, perturb_optics
+from lymphinfer.nuclei.augment import (
+    Augmentation,
+    change_contrast,
+    change_stain,
+    perturb_optics,
+)
 from lymphinfer.nuclei.datasets import AnnotatedImage, read_folder
 from lymphinfer.nuclei.detector import Detection, polygon_centroids
 from lymphinfer.nuclei.metrics import (
@@ -258,7 +263,7 @@ def on_nucls(bundle: Bundle, folder: Path) -> dict[str, Any]:
 
 
 def _optics(**strengths: Any) -> Callable[[Pixels], Pixels]:
-    nothing = {"blur": 0.0, "jpeg": 0.0, "noise": 0.0, "coarse": 0.0}
+    nothing = {"blur": 0.0, "sharpen": 0.0, "jpeg": 0.0, "noise": 0.0, "coarse": 0.0}
 
     def change(pixels: Pixels) -> Pixels:
         return perturb_optics(pixels, np.random.default_rng(0), Augmentation(**nothing | strengths))
@@ -269,6 +274,10 @@ def _optics(**strengths: Any) -> Callable[[Pixels], Pixels]:
 def _blurred(pixels: Pixels) -> Pixels:
     result: Pixels = ndimage.gaussian_filter(pixels, (1.0, 1.0, 0))
     return result
+
+
+def _sharpened(pixels: Pixels) -> Pixels:
+    return np.asarray(Image.fromarray(pixels).filter(ImageFilter.UnsharpMask(1.0, 150, 0)))
 
 
 def _scanned_at_20x(pixels: Pixels) -> Pixels:
@@ -286,7 +295,10 @@ EXTREMES: dict[str, Callable[[Pixels], Pixels]] = {
     "eosin x 1.5": lambda p: change_stain(p, concentration=(1, 1.5, 1)),
     "redder (density -0.06, 0, +0.06)": lambda p: change_stain(p, offset=(-0.06, 0, 0.06)),
     "bluer (density +0.06, 0, -0.06)": lambda p: change_stain(p, offset=(0.06, 0, -0.06)),
+    "high contrast (density to the power 1.5)": lambda p: change_contrast(p, 1.5),
+    "low contrast (density to the power 0.67)": lambda p: change_contrast(p, 0.67),
     "blur, sigma 1 px": _blurred,
+    "sharpened, unsharp mask of 1 px, 150 %": _sharpened,
     "scanned at 20x (0.5 µm/px)": _scanned_at_20x,
     "JPEG, quality 40 to 95": _optics(jpeg=1.0),
 }

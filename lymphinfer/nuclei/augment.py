@@ -10,6 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+CONTRAST_DENSITY = 0.5
+"""Natural optical density that a change of contrast leaves as it is: between stroma and nuclei."""
+
 # Haematoxylin, eosin and a residual in optical density (Ruifrok & Johnston 2001).
 STAIN_VECTORS = np.array(
     [[0.650, 0.704, 0.286], [0.072, 0.990, 0.105], [0.268, 0.570, 0.776]], dtype=np.float64
@@ -32,6 +35,10 @@ class Augmentation:
         Standard deviation added to the stain vectors' entries.
     brightness : float
         Standard deviation of the offset in optical density, per channel.
+    contrast : float
+        Standard deviation of the log of the exponent on optical density (`change_contrast`).
+    sharpen : float
+        Most strength of the unsharp mask that scanners apply; on a third of the images.
     blur : float
         Largest sigma of a Gaussian blur, px.
     jpeg : float
@@ -48,6 +55,8 @@ class Augmentation:
     stain: float = 0.2
     stain_vectors: float = 0.03
     brightness: float = 0.03
+    contrast: float = 0.1
+    sharpen: float = 1.0
     blur: float = 1.0
     jpeg: float = 0.4
     noise: float = 4.0
@@ -88,10 +97,32 @@ def change_stain(
     return result
 
 
+def change_contrast(image: NDArray[np.uint8], exponent: float) -> NDArray[np.uint8]:
+    """Raise optical density to a power, about `CONTRAST_DENSITY`.
+
+    Above 1 dark nuclei turn black and pale stroma white, as overstained sections and scanners set
+    to high contrast have it.
+
+    Parameters
+    ----------
+    image : ndarray of uint8, any shape
+    exponent : float
+        1 leaves the image as it is.
+
+    Returns
+    -------
+    ndarray of uint8, of the same shape
+    """
+    density = -np.log((np.arange(256) + 1) / 256) / CONTRAST_DENSITY
+    table = 256 * np.exp(-CONTRAST_DENSITY * density**exponent) - 1
+    changed: NDArray[np.uint8] = np.clip(np.rint(table), 0, 255).astype(np.uint8)[image]
+    return changed
+
+
 def perturb_stain(
     image: NDArray[np.uint8], rng: np.random.Generator, augmentation: Augmentation
 ) -> NDArray[np.uint8]:
-    """`change_stain` at random.
+    """`change_stain` and `change_contrast` at random.
 
     Parameters
     ----------
@@ -107,18 +138,21 @@ def perturb_stain(
     shift = rng.normal(0, augmentation.stain_vectors, (3, 3))
     concentration = np.exp(rng.normal(0, augmentation.stain, 3))
     offset = rng.normal(0, augmentation.brightness, 3)
-    return change_stain(
+    stained = change_stain(
         image,
         concentration=tuple(concentration),
         vector_shift=shift,
         offset=tuple(offset),
     )
+    if not augmentation.contrast:
+        return stained
+    return change_contrast(stained, float(np.exp(rng.normal(0, augmentation.contrast))))
 
 
 def perturb_optics(
     image: NDArray[np.uint8], rng: np.random.Generator, augmentation: Augmentation
 ) -> NDArray[np.uint8]:
-    """A coarser scan, blur, sensor noise and JPEG compression, each at random.
+    """A coarser scan, blur, sharpening, sensor noise and JPEG compression, each at random.
 
     Parameters
     ----------
@@ -138,6 +172,9 @@ def perturb_optics(
         picture = reduced.resize(picture.size, Image.Resampling.BILINEAR)
     if augmentation.blur and rng.random() < 0.5:
         picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0, augmentation.blur)))
+    if augmentation.sharpen and rng.random() < 0.33:
+        strength = int(100 * rng.uniform(0, augmentation.sharpen))
+        picture = picture.filter(ImageFilter.UnsharpMask(rng.uniform(0.5, 2.0), strength, 0))
     if augmentation.noise and rng.random() < 0.3:
         noisy = np.asarray(picture, np.float32) + rng.normal(
             0, rng.uniform(0, augmentation.noise), image.shape

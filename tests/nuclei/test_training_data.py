@@ -6,7 +6,13 @@ from PIL import Image
 from stardist.matching import matching
 
 from lymphinfer.errors import DataError
-from lymphinfer.nuclei.augment import Augmentation, Crop, perturb_stain, random_crop
+from lymphinfer.nuclei.augment import (
+    Augmentation,
+    Crop,
+    change_contrast,
+    perturb_stain,
+    random_crop,
+)
 from lymphinfer.nuclei.datasets import read_annotated, read_folder, split_touching
 from lymphinfer.nuclei.metrics import score_segmentation
 from lymphinfer.nuclei.stardist.network import StarDistConfig
@@ -20,7 +26,7 @@ from lymphinfer.nuclei.stardist.train import (
 from lymphinfer.nuclei.trainer import learning_rate_factor
 
 STILL = Augmentation(scale=(1, 1), rotate=0, stain=0, stain_vectors=0, brightness=0, blur=0, jpeg=0,
-                     noise=0)  # fmt: skip
+                     noise=0, contrast=0, sharpen=0)  # fmt: skip
 
 
 def write_image(folder, name="a", size=96):
@@ -87,8 +93,18 @@ def test_stain_perturbation_at_zero_strength_changes_nothing_and_white_stays_bri
     image = rng.integers(30, 255, (32, 32, 3), dtype=np.uint8)
     same = perturb_stain(image, rng, STILL)
     assert np.abs(same.astype(int) - image).max() <= 1
+    np.testing.assert_array_equal(change_contrast(image, 1.0), image)
     white = np.full((8, 8, 3), 255, np.uint8)
     assert perturb_stain(white, rng, Augmentation(brightness=0)).min() >= 250
+
+
+def test_more_contrast_darkens_nuclei_and_brightens_stroma():
+    image = np.array([[[60, 30, 110], [235, 190, 215], [255, 255, 255]]], np.uint8)
+    changed = change_contrast(image, 1.5).astype(int)
+    nucleus, stroma, glass = changed[0] - image[0].astype(int)
+    assert (nucleus < -10).all()
+    assert (stroma > 5).all()
+    assert (glass == 0).all()
 
 
 def test_pooling_over_instances_is_the_mean_over_each_label():

@@ -55,8 +55,8 @@ class TrainConfig:
         Of the moving average of the weights, which is what is kept.
     shares : mapping of str to float
         Share of the crops drawn from each named set.
-    overlap_share : float
-        Share of the polar IoU loss, see `stardist_loss`.
+    overlap_share, marker_share : float
+        Shares of the polar IoU loss and of the marker loss, see `stardist_loss`.
     """
 
     network: StarDistConfig = field(default_factory=lambda: StarDistConfig(batch_norm=True))
@@ -73,6 +73,7 @@ class TrainConfig:
     augmentation: Augmentation = field(default_factory=Augmentation)
     shares: dict[str, float] = field(default_factory=dict)
     overlap_share: float = 0.0
+    marker_share: float = 0.5
 
 
 class CropDataset(IterableDataset[Batch]):
@@ -312,6 +313,7 @@ class Trainer(DetectorTrainer[StarDistNet, TrainConfig]):
             batch["marker"],
             batch["marker_weight"],
             overlap_share=cfg.overlap_share,
+            marker_share=cfg.marker_share,
         )
 
     def score(self, held_out: Sequence[AnnotatedImage]) -> dict[str, float]:
