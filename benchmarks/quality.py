@@ -47,6 +47,7 @@ from lymphinfer.nuclei.metrics import (
 from lymphinfer.nuclei.stardist.detector import StarDistDetector, TilePrediction
 from lymphinfer.nuclei.stardist.train import pool_over_instances, resample
 from lymphinfer.orion.manifest import slide_means
+from lymphinfer.runtime import choose_runtime
 
 # HoVer-Net's evaluation pairs centroids within 12 px at 0.25 µm/px.
 PAIRING_UM = 3.0
@@ -410,12 +411,16 @@ def main() -> None:
     parser.add_argument("--bundle", default="he-v1")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto")
+    parser.add_argument("--runtime", default="auto")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     device = resolve_device(arguments.device)
     bundle = load_bundle(
-        arguments.bundle, device=device, autocast=half_type(device, arguments.precision)
+        arguments.bundle,
+        device=device,
+        autocast=half_type(device, arguments.precision),
+        runtime=choose_runtime(device, arguments.runtime),
     )
     began = time.perf_counter()
     result = measure(bundle, arguments.data, quick=arguments.quick)

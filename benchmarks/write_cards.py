@@ -60,12 +60,16 @@ colorectal cancer has other shares.
 | CoNSeP, test part (14 images) | test only | Apache-2.0 |
 | NuCLS (15 breast crops, Amgad et al. 2022) | test only | CC0 |
 
-The held-out images alone would choose a probability threshold of 0.6 (panoptic quality .560 against
-.547 at 0.45, mean of the three sets); 0.45 is kept, since 0.6 finds 1,298 nuclei on a slide of
-another laboratory, scanned at 20x, where 0.4 finds 2,628. Platt scaling fitted on the three held-out
-CoNSeP images (scale 0.66, offset 2.0) is not used: three images are no sample, and on the test images
-it raised the expected error from 0.037 to 0.098. These two decisions were taken with the results
-before us; all other choices were made without the test images.
+The detector learned in three rounds: 3,700 steps with mild changes of stain and scale; 4,000 with
+strong ones and an overlap loss; 1,800 with changes of contrast and sharpening besides, after the
+first two had missed the black nuclei of an overstained, sharpened slide of another laboratory
+(CMU-1). Each later round ends in an average of the weights before and after it; its share (0.8, 0.6)
+was chosen on the held-out images. These would choose a probability threshold of 0.55 or more
+(panoptic quality .565 against .556 at 0.5, mean of the three sets); 0.5 is kept for slides that look
+otherwise. Platt scaling fitted on the three held-out CoNSeP images is not used: three images are no
+sample, and on the test images it raised the patch classifier's expected error from 0.017 to 0.082.
+That decision was taken with the test results before us, and the test images were scored several times
+on the way, between rounds; no setting was chosen by them.
 CoNSeP's images come from 16 slides of one laboratory; several images of a slide may lie on both
 sides of a split, its authors' own included. Half of its leukocytes lie in one image, train_18.
 
@@ -116,16 +120,20 @@ $limits
 ## Making it again
 
 ```sh
-python benchmarks/train_he.py detector   --data DIR --out RUN/detector --steps $steps
-python benchmarks/train_he.py classifier --data DIR --out RUN/classifier --detector RUN/detector
+python benchmarks/train_he.py detector   --data DIR --out RUN/first
+python benchmarks/train_he.py detector   --data DIR --out RUN/second   --round 2 --initial RUN/first
+python benchmarks/train_he.py detector   --data DIR --out RUN/detector --round 3 --initial RUN/second
+python benchmarks/train_he.py classifier --data DIR --out RUN/classifier --detector RUN/detector \
+    --epochs 3 --freeze
 python benchmarks/train_he.py bundle     --data DIR --out RUN --weights weights
 ```
 """
 )
 
-LIMITS = """- On a slide of another laboratory scanned at 20x (CMU-1-Small-Region, skin) very dark nuclei in the
-  dermis are missed, some collagen fibres are outlined, and basal keratinocytes are taken for
-  leukocytes. Trained with mild changes of stain and scale; look at the overlay before using a count.
+LIMITS = """- On a slide of another laboratory scanned at 20x (CMU-1-Small-Region, skin) some collagen fibres are
+  outlined, some very dark nuclei in the dermis are missed, and many basal keratinocytes are taken for
+  leukocytes: small dark round nuclei of epithelium that the training images do not show. Look at the
+  overlay before using a count.
 - CoNSeP's inflammatory class lumps all leukocytes. Plasma cells, macrophages and neutrophils differ
   in how well they are found; this was not measured.
 - A third of the annotated nuclei of CoNSeP test are not matched at IoU 0.5: large pale tumour nuclei
@@ -135,8 +143,9 @@ LIMITS = """- On a slide of another laboratory scanned at 20x (CMU-1-Small-Regio
 WAYS = {
     "he-v1": (
         "a patch classifier's",
-        "a classifier on 112 px patches (36 µm), whose encoder is the detector's own, trained on "
-        "from there.",
+        "a classifier on 80 px patches (26 µm; 112 px gave the same AUROC on held-out images at twice "
+        "the cost): the detector's network as it is, read around the centre, and a head trained on "
+        "that.",
     ),
     "he-v1-fast": (
         "the detector's own dense head, averaged over the nucleus",
@@ -179,14 +188,13 @@ def scores(title: str, values: dict[str, Any]) -> str:
     return f"| {title} | {count} | {' | '.join(cells)} |"
 
 
-def card(name: str, version: str, steps: int, quality: dict[str, Any]) -> str:
+def card(name: str, version: str, quality: dict[str, Any]) -> str:
     test, averaged = quality["consep_test"], quality["consep_test_8_views"]
     calibration = test["calibration"]
     how, network = WAYS[name]
     return CARD.substitute(
         name=name,
         version=version,
-        steps=steps,
         how=how,
         network=network,
         limits=LIMITS,
@@ -228,16 +236,13 @@ def card(name: str, version: str, steps: int, quality: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", type=Path, default=Path("weights"))
-    parser.add_argument("--version", default="0.2.0")
-    parser.add_argument("--steps", type=int, required=True, help="of the detector's training")
+    parser.add_argument("--version", default="0.3.0")
     parser.add_argument("--bundles", nargs="+", default=list(WAYS), choices=list(WAYS))
     arguments = parser.parse_args()
     for name in arguments.bundles:
         folder = arguments.weights / name
         quality = json.loads((folder / "quality.json").read_text("utf-8"))
-        (folder / "CARD.md").write_text(
-            card(name, arguments.version, arguments.steps, quality), "utf-8"
-        )
+        (folder / "CARD.md").write_text(card(name, arguments.version, quality), "utf-8")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ def doctor(
     ] = Path(),
     bundle: Annotated[
         str, typer.Option("--bundle", "-b", help="Bundle of the self-test.")
-    ] = "he-v1",
+    ] = "he-v1-fast",
 ) -> None:
     """Check versions, devices, bundles and disk, with the fix for each problem."""
     from lymphinfer.predict.doctor import examine

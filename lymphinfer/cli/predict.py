@@ -25,8 +25,13 @@ def predict(
         typer.Option("--out", "-o", help="Result folder. Default: <slide>.lymphinfer beside it."),
     ] = None,
     bundle: Annotated[
-        str, typer.Option("--bundle", "-b", help="Name or folder of a bundle.")
-    ] = "he-v1",
+        str | None,
+        typer.Option(
+            "--bundle",
+            "-b",
+            help="Name or folder of a bundle. Default: he-v1-fast; he-v1 with --detector.",
+        ),
+    ] = None,
     detector: Annotated[
         str | None,
         typer.Option(
@@ -119,7 +124,7 @@ def predict(
     from lymphinfer.predict.settings import PredictSettings
 
     settings = PredictSettings(
-        bundle=bundle,
+        bundle=bundle or "",
         mpp=mpp,
         format=format.value,
         hierarchy=None if hierarchy is None else hierarchy.value,

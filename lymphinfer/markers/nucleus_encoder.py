@@ -24,9 +24,9 @@ NAME = "stardist-resnet"
 CONFIG = StarDistConfig(
     encoder="resnet", n_blocks=3, n_conv_after_unet=96, batch_norm=True, n_markers=1
 )
-# Of the Gaussians that weigh the centre, as shares of the patch: 112 px hold 36 µm, a nucleus
-# some 8 µm. The narrow one stays inside it, the wide one sees its rim.
-CENTRAL_SIGMAS = (0.045, 0.1)
+# Of the Gaussians that weigh the centre, patch px; a nucleus is some 25 px wide at 0.325 µm/px. The
+# narrow one stays inside it, the wide one sees its rim.
+CENTRAL_SIGMAS_PX = (5.0, 11.0)
 _UNUSED = ("features.", "prob.", "dist.", "up.0.", "lateral.0.")
 
 
@@ -34,7 +34,7 @@ class NucleusEncoder(FreezableBackbone):
     """(B, 3, S, S) normalised patches to (B, 2 (C + 1) + D) features.
 
     The C maps that the dense marker head reads and its logit, each by the two Gaussians of
-    `CENTRAL_SIGMAS`, then the means of the D coarsest maps: the nucleus in question, and its
+    `CENTRAL_SIGMAS_PX`, then the means of the D coarsest maps: the nucleus in question, and its
     neighbourhood.
     """
 
@@ -45,7 +45,7 @@ class NucleusEncoder(FreezableBackbone):
             setattr(self.net, name, nn.Identity())
         self.net.up[0], self.net.lateral[0] = nn.Identity(), nn.Identity()
         coarsest = CONFIG.n_filter_base * 2**CONFIG.n_depth
-        self.num_features = len(CENTRAL_SIGMAS) * (CONFIG.n_conv_after_unet + 1) + coarsest
+        self.num_features = len(CENTRAL_SIGMAS_PX) * (CONFIG.n_conv_after_unet + 1) + coarsest
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
@@ -56,10 +56,10 @@ class NucleusEncoder(FreezableBackbone):
             x = self.net.ascend(x, skips[level], level)
         read = marker[0](x)
         maps = torch.cat([read, marker[1](read)], dim=1)
-        side = maps.shape[-1]
-        position = (torch.arange(side, device=x.device, dtype=maps.dtype) + 0.5) / side - 0.5
+        side, stride = maps.shape[-1], skips[0].shape[-1] * CONFIG.grid // maps.shape[-1]
+        position = (torch.arange(side, device=x.device, dtype=maps.dtype) + 0.5 - side / 2) * stride
         pooled = []
-        for sigma in CENTRAL_SIGMAS:
+        for sigma in CENTRAL_SIGMAS_PX:
             line = torch.softmax(-0.5 * (position / sigma) ** 2, 0)
             pooled.append(torch.einsum("bcij,i,j->bc", maps, line, line))
         return torch.cat([*pooled, coarsest.mean(dim=(2, 3))], dim=1)

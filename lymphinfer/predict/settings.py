@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lymphinfer import __version__
-from lymphinfer.bundles.registry import DEFAULT_BUNDLE
+from lymphinfer.bundles.registry import DEFAULT_BUNDLE, PATCH_BUNDLE
 from lymphinfer.errors import LymphinferError
 from lymphinfer.export.geojson import FORMATS
 from lymphinfer.markers.hierarchy import HierarchyMode
@@ -24,7 +24,8 @@ class PredictSettings:
     Attributes
     ----------
     bundle : str
-        Name or folder.
+        Name or folder; empty for the default one, or with `detector` the one whose markers come
+        from patches.
     detector : str or None
         Another bundle's detector in place of its own: ``stardist``, ``hovernet``, name or folder.
     mpp : float or None
@@ -54,7 +55,7 @@ class PredictSettings:
         A value is out of its range; every one that is, is named.
     """
 
-    bundle: str = DEFAULT_BUNDLE
+    bundle: str = ""
     mpp: float | None = None
     format: str = "zip"
     hierarchy: str | None = None
@@ -70,6 +71,9 @@ class PredictSettings:
     runtime: str = "auto"
 
     def __post_init__(self) -> None:
+        if not self.bundle:
+            default = DEFAULT_BUNDLE if self.detector is None else PATCH_BUNDLE
+            object.__setattr__(self, "bundle", default)
         problems = []
         if self.format not in FORMATS:
             problems.append(f"--format {self.format}: choose one of {', '.join(FORMATS)}")

@@ -16,6 +16,7 @@ from lymphinfer.cli.app import app
 from lymphinfer.nuclei.hovernet.infer import DenseMaps
 from lymphinfer.nuclei.hovernet.network import HoVerNetConfig, build_network
 from lymphinfer.nuclei.hovernet.targets import distance_maps
+from lymphinfer.predict.settings import PredictSettings
 from tests.predict.conftest import disc_image, write_svs
 
 
@@ -110,3 +111,9 @@ def test_nuclei_without_types_say_so(disc_bundle, tmp_path):
     run(slide, "--out", tmp_path / "out", "--bundle", disc_bundle, "--device", "cpu")
     result = CliRunner().invoke(app, ["export", str(tmp_path / "out"), "--to", "geojson-types"])
     assert result.exit_code != 0 and "have no types" in str(result.exception)
+
+
+def test_another_detector_gets_the_default_bundle_whose_markers_fit_any():
+    assert PredictSettings().bundle == "he-v1-fast"
+    assert PredictSettings(detector="hovernet").bundle == "he-v1"
+    assert PredictSettings(detector="hovernet", bundle="mine").bundle == "mine"
