@@ -1,6 +1,6 @@
 """Peak memory of `lymphinfer predict` on made slides of growing size.
 
-python benchmarks/memory.py [--sides 20000 40000] [--bundle he-v1]
+python benchmarks/memory.py [--sides 20000 40000] [--bundle he-v1-fast]
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lymphinfer.simulate.slide import write_large_slide
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sides", type=int, nargs="+", default=[20_000, 40_000])
-    parser.add_argument("--bundle", default="he-v1")
+    parser.add_argument("--bundle", default="he-v1-fast")
     parser.add_argument("--mpp", type=float, default=0.325)
     arguments = parser.parse_args()
     table = Table(title=f"peak memory of predict, {arguments.bundle}")

@@ -1,6 +1,6 @@
 """Quality of a bundle on the open data sets: every number of its card.
 
-python benchmarks/quality.py --data DIR [--bundle he-v1] [--json FILE] [--quick]
+python benchmarks/quality.py --data DIR [--bundle he-v1-fast] [--json FILE] [--quick]
 
 DIR holds consep/test and nucls. Everything goes through the bundle as `lymphinfer predict` uses it.
 """
@@ -408,7 +408,7 @@ def flatten(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with consep/ and nucls/")
-    parser.add_argument("--bundle", default="he-v1")
+    parser.add_argument("--bundle", default="he-v1-fast")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--runtime", default="auto")

@@ -131,6 +131,8 @@ class TilePipeline:
         jobs = iter([(shard, tile) for shard in shards for tile in shard.tiles])
         progress = {shard.id: _ShardInProgress(len(shard.tiles)) for shard in shards}
         depth = self.workers + 1
+        # A dense prediction takes 200 MB at tiles of 2048 px: few wait to be decoded.
+        behind = max(2, self.workers // 2)
         reading: deque[tuple[Shard, Tile, Future[NDArray[np.uint8]]]] = deque()
         decoding: deque[tuple[Shard, list[Future[TileNuclei]]]] = deque()
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="lymphinfer")
@@ -147,10 +149,13 @@ class TilePipeline:
                     pixels = read.result()
                     read_ahead()
                     with self.clock("detect"):
-                        pieces = list(self.device.infer(tile, pixels))
-                    decoding.append((shard, [pool.submit(self._decode, *p) for p in pieces]))
+                        parts = [
+                            pool.submit(self._decode, *piece)
+                            for piece in self.device.infer(tile, pixels)
+                        ]
+                    decoding.append((shard, parts))
                 while decoding and (
-                    not reading or len(decoding) >= depth or all(f.done() for f in decoding[0][1])
+                    not reading or len(decoding) > behind or all(f.done() for f in decoding[0][1])
                 ):
                     shard, decoded = decoding.popleft()
                     state = progress[shard.id]
