@@ -2,14 +2,14 @@
 
 OpenVINO runs the same graph with the same weights; on CPUs it is about twice as fast as torch in
 bfloat16 and needs no warm-up (`benchmarks/speed.py`). The network is handed over in memory, as
-traced by torch: no file is written and OpenVINO's converter, which reports its use, is not called.
+traced by torch, and OpenVINO's converter, which reports its use, is not called.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.util import find_spec
 from typing import Any, Generic, TypeVar
 
@@ -104,8 +104,6 @@ class OpenVinoNet(Generic[Output]):
 
     @cached_property
     def _request(self) -> Any:
-        import openvino
-
         self._model.reshape([self.batch, *self.example, 3] if self.batch else [-1, -1, -1, 3])
         options = {
             "INFERENCE_PRECISION_HINT": self._precision,
@@ -114,7 +112,7 @@ class OpenVinoNet(Generic[Output]):
             # Several worker processes would be pinned to the same cores.
             "ENABLE_CPU_PINNING": False,
         }
-        return openvino.Core().compile_model(self._model, "CPU", options).create_infer_request()
+        return core().compile_model(self._model, "CPU", options).create_infer_request()
 
 
 class _FromChannelsLast(nn.Module):
@@ -130,6 +128,19 @@ class _FromChannelsLast(nn.Module):
         return tuple(values for values in several if values is not None)
 
 
+@cache
+def core() -> Any:
+    """OpenVINO's core, one a process and never let go of.
+
+    Each core puts a signal stack of its own in the place of the one that it finds, and puts that
+    one back when it ends: two of them, ended in the order of their beginning, leave one that is no
+    longer there, and the next signal ends the process.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 def _convert(net: nn.Module, example: tuple[int, int]) -> Any:
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
@@ -140,8 +151,8 @@ def _convert(net: nn.Module, example: tuple[int, int]) -> Any:
         warnings.simplefilter("ignore")
         traced = torch.jit.trace(_FromChannelsLast(net).eval(), pixels, check_trace=False)
     frontend = FrontEndManager().load_by_framework("pytorch")
-    # The frontend refers to the decoder without holding it.
-    decoder = TorchScriptPythonDecoder(traced)
+    # The model has constants of its own; the decoder must outlive the conversion.
+    decoder = TorchScriptPythonDecoder(traced, shared_memory=False)
     model = frontend.convert(frontend.load(decoder))
     del decoder
     return model

@@ -1,5 +1,8 @@
 """OpenVINO in torch's place: the same numbers, and nothing sent anywhere."""
 
+import gc
+import os
+import signal
 import sys
 
 import numpy as np
@@ -62,6 +65,24 @@ def test_patches_get_the_same_logits_whatever_their_number(count):
     run = classifier.compiled(net.eval(), None)
     expected = classify_patches(net, patches)
     np.testing.assert_allclose(classify_patches(net, patches, run=run), expected, atol=1e-4)
+
+
+@needs_openvino
+def test_signals_are_heard_after_networks_have_come_and_gone():
+    """With a stack of their own, as pytest's faulthandler has one."""
+    nets = [trained_looking() for _ in range(3)]
+    runs = [infer.compiled(net, None) for net in nets]
+    for net, run in zip(nets, runs, strict=True):
+        predict_dense(net, image(64, 64)[None], run=run)
+    while runs:
+        del runs[0], run
+        run = None
+        gc.collect()
+    heard = []
+    before = signal.signal(signal.SIGUSR1, lambda *_: heard.append(True))
+    os.kill(os.getpid(), signal.SIGUSR1)
+    signal.signal(signal.SIGUSR1, before)
+    assert heard
 
 
 @needs_openvino

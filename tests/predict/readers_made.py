@@ -28,7 +28,7 @@ def all_wrong() -> None:
     hoard = []
 
     def eat(slide) -> None:
-        for _ in range(40):
+        for _ in range(60):
             hoard.append(np.ones((1 << 26,), np.uint8))
             time.sleep(0.1)
 

@@ -21,7 +21,7 @@ def test_slides_that_break_their_reader_cost_themselves_alone(disc_bundle, tmp_p
     reasons = {
         "abort": "crashed: signal 6 (SIGABRT)",
         "hang": "--slide-timeout 6 s",
-        "hungry": "more than 1.2 GB",
+        "hungry": "more than 2.2 GB",
         "odd": "ZeroDivisionError: by a made reader",
     }
     for name in reasons:
@@ -29,7 +29,7 @@ def test_slides_that_break_their_reader_cost_themselves_alone(disc_bundle, tmp_p
     result = predict_folder(
         slides, tmp_path / "out", settings=settings(disc_bundle),
         options=BatchOptions(
-            worker_setup=readers_made.all_wrong, slide_timeout=6, memory_limit_gb=1.2
+            worker_setup=readers_made.all_wrong, slide_timeout=6, memory_limit_gb=2.2
         ),
     )  # fmt: skip
     assert (len(result.done), len(result.failed), result.exit_code) == (3, 4, 1)
