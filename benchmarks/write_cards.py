@@ -132,7 +132,7 @@ python benchmarks/train_he.py bundle     --data DIR --out RUN --weights weights
 )
 
 LIMITS = """- On a slide of another laboratory scanned at 20x (CMU-1-Small-Region, skin) some collagen fibres are
-  outlined, some very dark nuclei in the dermis are missed, and many basal keratinocytes are taken for
+  outlined, many very dark nuclei in the dermis are missed, and many basal keratinocytes are taken for
   leukocytes: small dark round nuclei of epithelium that the training images do not show. Look at the
   overlay before using a count.
 - CoNSeP's inflammatory class lumps all leukocytes. Plasma cells, macrophages and neutrophils differ
