@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,51 +61,6 @@ def fit_calibration(
 
     fit = minimize(loss, np.array([1.0, 0.0]), jac=True, method="L-BFGS-B")
     return Calibration(float(fit.x[0]), float(fit.x[1]))
-
-
-def fit_calibration_by_image(
-    logits: Sequence[NDArray[np.floating]], labels: Sequence[NDArray[np.integer]]
-) -> Calibration:
-    """Fit Platt scaling only where it holds from image to image.
-
-    Few images are few laboratories, stains and tissues, however many nuclei they hold: scaling that
-    is fitted on some of them can make another one worse. So each image in turn is left out, and the
-    fit on the others must lower its log loss on average.
-
-    Parameters
-    ----------
-    logits : sequence of ndarray of float, (N_i,)
-        An array an image.
-    labels : sequence of ndarray of int, (N_i,)
-        1, 0; negative where unknown (left out).
-
-    Returns
-    -------
-    Calibration
-        Fitted on all images, or the identity where that does better on images that were left out.
-    """
-    identity, gains = Calibration(), []
-    for left_out in range(len(logits)):
-        others = [i for i in range(len(logits)) if i != left_out]
-        x, y = logits[left_out], np.asarray(labels[left_out])
-        if not others or not (y >= 0).any():
-            continue
-        fitted = fit_calibration(
-            np.concatenate([logits[i] for i in others]),
-            np.concatenate([labels[i] for i in others]),
-        )
-        gains.append(_log_loss(identity, x, y) - _log_loss(fitted, x, y))
-    if not gains or np.mean(gains) <= 0:
-        return identity
-    return fit_calibration(np.concatenate(logits), np.concatenate(labels))
-
-
-def _log_loss(
-    calibration: Calibration, logits: NDArray[np.floating], labels: NDArray[np.integer]
-) -> float:
-    known = labels >= 0
-    p = np.clip(calibration(logits[known]).astype(np.float64), 1e-7, 1 - 1e-7)
-    return float(-np.mean(np.where(labels[known] == 1, np.log(p), np.log1p(-p))))
 
 
 def expected_calibration_error(

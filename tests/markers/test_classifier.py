@@ -11,7 +11,6 @@ from lymphinfer.markers.calibration import (
     Calibration,
     expected_calibration_error,
     fit_calibration,
-    fit_calibration_by_image,
 )
 from lymphinfer.markers.classifier import (
     ClassifierConfig,
@@ -84,20 +83,3 @@ def test_calibration_agrees_with_scikit_learns_logistic_regression():
 
 def test_one_class_alone_leaves_the_logits_as_they_are():
     assert fit_calibration(np.array([1.0, 2.0]), np.array([1, 1])) == Calibration()
-
-
-def test_scaling_is_kept_only_where_it_helps_an_image_that_was_left_out():
-    rng = np.random.default_rng(0)
-
-    def image(scale: float, offset: float) -> tuple[np.ndarray, np.ndarray]:
-        """Logits whose true log odds are scale x logit + offset."""
-        logits = rng.normal(0, 2, 4000)
-        return logits, (rng.random(4000) < 1 / (1 + np.exp(-scale * logits - offset))).astype(int)
-
-    alike = [image(0.5, -1.0) for _ in range(3)]
-    fitted = fit_calibration_by_image(*zip(*alike, strict=True))
-    assert (fitted.scale, fitted.offset) == pytest.approx((0.5, -1.0), abs=0.1)
-    # Each image errs its own way around the identity: what two of them teach harms the third.
-    apart = [image(1, 1.5), image(1, -1.5), image(1, 0)]
-    assert fit_calibration_by_image(*zip(*apart, strict=True)) == Calibration()
-    assert fit_calibration_by_image(*zip(*alike[:1], strict=True)) == Calibration()
