@@ -173,6 +173,22 @@ def test_the_loss_falls_to_its_floor_on_a_perfect_prediction_and_ignores_unknown
     assert float(stardist_loss(worse, prob, dist, marker, weight).total) > float(best.total) + 0.3
 
 
+def test_doubt_about_labels_keeps_probabilities_away_from_certainty():
+    """The loss is least at the doubted shares, for each class its own."""
+    output = StarDistOutput(torch.zeros(1, 1, 2, 2), torch.zeros(1, 8, 2, 2), None)
+    marker = torch.tensor([[[[0.0, 1.0], [1.0, -1.0]]]])
+
+    def loss(negative: float, positive: float) -> float:
+        p = torch.tensor([[[[negative, positive], [positive, 0.5]]]])
+        found = output._replace(marker_logit=torch.logit(p))
+        weight = torch.ones(1, 2, 2)
+        target = torch.zeros(1, 2, 2), torch.zeros(1, 8, 2, 2)
+        return float(stardist_loss(found, *target, marker, weight, marker_doubt=(0.02, 0.1)).marker)
+
+    best = loss(0.02, 0.9)
+    assert all(loss(*p) > best for p in ((0.01, 0.9), (0.04, 0.9), (0.02, 0.85), (0.02, 0.95)))
+
+
 def test_a_network_learns_an_image_by_heart():
     labels = discs(64, 6)
     targets = star_targets(labels, object_probability(labels), n_rays=8, grid=2)

@@ -30,6 +30,7 @@ def stardist_loss(
     dist_share: float = 0.2,
     overlap_share: float = 0.0,
     marker_share: float = 0.5,
+    marker_doubt: tuple[float, float] = (0.0, 0.0),
     background_reg: float = 1e-4,
 ) -> StarDistLoss:
     """Binary cross-entropy + probability-weighted absolute error (+ marker cross-entropy).
@@ -49,6 +50,9 @@ def stardist_loss(
         nucleus than on a large one, as it does for the IoU.
     marker : Tensor, (B, n_markers, h, w)
         Target in {0, 1}, negative where unknown.
+    marker_doubt : tuple of float
+        Shares of the negative and of the positive labels that are taken to be wrong; the targets
+        become the first and 1 - the second (Szegedy et al. 2016, section 7, by class).
     marker_weight : Tensor, (B, h, w)
         Weight of a pixel for the marker loss; 1 / area makes each nucleus count once.
 
@@ -74,8 +78,11 @@ def stardist_loss(
     marker_loss = logit.new_zeros(())
     if output.marker_logit is not None:
         known_marker = (marker >= 0).float() * marker_weight[:, None]
+        below, above = marker_doubt[0], 1 - marker_doubt[1]
         bce = F.binary_cross_entropy_with_logits(
-            output.marker_logit.float(), marker.clamp(min=0), reduction="none"
+            output.marker_logit.float(),
+            below + (above - below) * marker.clamp(min=0),
+            reduction="none",
         )
         marker_loss = (bce * known_marker).sum() / known_marker.sum().clamp(min=1e-6)
     total = prob_loss + dist_share * dist_loss + marker_share * marker_loss

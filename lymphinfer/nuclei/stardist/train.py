@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -55,8 +55,9 @@ class TrainConfig:
         Of the moving average of the weights, which is what is kept.
     shares : mapping of str to float
         Share of the crops drawn from each named set.
-    overlap_share, marker_share : float
-        Shares of the polar IoU loss and of the marker loss, see `stardist_loss`.
+    overlap_share, marker_share, marker_doubt : float and tuple of float
+        Shares of the polar IoU loss and of the marker loss, and the doubt about labels, see
+        `stardist_loss`.
     """
 
     network: StarDistConfig = field(default_factory=lambda: StarDistConfig(batch_norm=True))
@@ -74,6 +75,7 @@ class TrainConfig:
     shares: dict[str, float] = field(default_factory=dict)
     overlap_share: float = 0.0
     marker_share: float = 0.5
+    marker_doubt: tuple[float, float] = (0.0, 0.0)
 
 
 class CropDataset(IterableDataset[Batch]):
@@ -90,7 +92,7 @@ class CropDataset(IterableDataset[Batch]):
     margin = 24
 
     def __init__(
-        self, sets: dict[str, Sequence[AnnotatedImage]], config: TrainConfig, start: int = 0
+        self, sets: Mapping[str, Sequence[AnnotatedImage]], config: TrainConfig, start: int = 0
     ):
         self.config, self.start = config, start
         self.sources: list[tuple[AnnotatedImage, Crop]] = []
@@ -283,7 +285,7 @@ class Trainer(DetectorTrainer[StarDistNet, TrainConfig]):
         return self.net.last_layers()
 
     def fit(
-        self, sets: dict[str, Sequence[AnnotatedImage]], held_out: Sequence[AnnotatedImage]
+        self, sets: Mapping[str, Sequence[AnnotatedImage]], held_out: Sequence[AnnotatedImage]
     ) -> StarDistNet:
         """Train to the last step and return the averaged network without batch normalisation.
 
@@ -314,6 +316,7 @@ class Trainer(DetectorTrainer[StarDistNet, TrainConfig]):
             batch["marker_weight"],
             overlap_share=cfg.overlap_share,
             marker_share=cfg.marker_share,
+            marker_doubt=cfg.marker_doubt,
         )
 
     def score(self, held_out: Sequence[AnnotatedImage]) -> dict[str, float]:
