@@ -111,7 +111,8 @@ class DetectorTrainer(ABC, Generic[Net, Config]):
     ----------
     config : RunConfig
     folder : Path
-        ``state.safetensors`` (weights, their average, optimiser), ``log.jsonl``, ``config.json``.
+        ``state.safetensors`` (weights, their average, optimiser), ``log.jsonl``, ``config.json``,
+        and the average at each look at held-out images, ``average-STEP.safetensors``.
     device : torch.device or str
     initial : mapping of str to Tensor, optional
         Weights to begin with, by name and shape; others start at random.
@@ -232,6 +233,8 @@ class DetectorTrainer(ABC, Generic[Net, Config]):
         log.info("%s", row)
 
     def _save(self) -> None:
+        average = {k: v.detach().contiguous() for k, v in self.average.state_dict().items()}
+        save_file(average, self.folder / f"average-{self.step}.safetensors")
         tensors = {f"net.{k}": v for k, v in self.net.state_dict().items()}
         tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
         for index, state in self.optimizer.state_dict()["state"].items():

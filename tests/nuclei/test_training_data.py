@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from stardist.matching import matching
 
@@ -149,6 +150,9 @@ def test_a_run_goes_on_from_its_folder_and_learns(tmp_path):
     assert not net.config.batch_norm
     assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == 2
     assert not list((tmp_path / "run").glob("*.pt"))
+    last, earlier = resumed.look(4).state_dict(), resumed.look(2).state_dict()
+    assert all(torch.equal(last[name], value) for name, value in net.state_dict().items())
+    assert any(not torch.equal(earlier[name], value) for name, value in last.items())
 
 
 def test_crops_carry_targets_on_the_output_grid(tmp_path):

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset, get_worker_info
 
@@ -302,6 +303,28 @@ class Trainer(DetectorTrainer[StarDistNet, TrainConfig]):
         """
         net = self.run(CropDataset(sets, self.config, start=self.step), held_out)
         return fold_batch_norm(deepcopy(net).cpu())
+
+    def look(self, step: int) -> StarDistNet:
+        """The average at an earlier look at held-out images, as `fit` returns the last.
+
+        Parameters
+        ----------
+        step : int
+            A multiple of ``validate_every``, or the last step.
+
+        Returns
+        -------
+        StarDistNet
+            On the CPU, without batch normalisation.
+
+        Raises
+        ------
+        FileNotFoundError
+            The run has not been there.
+        """
+        net = self.build()
+        net.load_state_dict(load_file(self.folder / f"average-{step}.safetensors"))
+        return fold_batch_norm(net.eval())
 
     def losses(self, batch: Batch) -> StarDistLoss:
         """See `DetectorTrainer.losses`."""
