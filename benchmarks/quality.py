@@ -2,7 +2,8 @@
 
 python benchmarks/quality.py --data DIR [--bundle he-v1-fast] [--json FILE] [--quick]
 
-DIR holds consep/test and nucls. Everything goes through the bundle as `lymphinfer predict` uses it.
+DIR holds consep/test, nucls and nuinsseg; without the last two their rows are left out. Everything
+goes through the bundle as `lymphinfer predict` uses it.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from lymphinfer.nuclei.augment import (
     change_stain,
     perturb_optics,
 )
-from lymphinfer.nuclei.datasets import AnnotatedImage, read_folder
+from lymphinfer.nuclei.datasets import AnnotatedImage, read_annotated, read_folder
 from lymphinfer.nuclei.detector import Detection, polygon_centroids
 from lymphinfer.nuclei.metrics import (
     DetectionCounts,
@@ -52,6 +53,9 @@ from lymphinfer.runtime import choose_runtime
 # HoVer-Net's evaluation pairs centroids within 12 px at 0.25 µm/px.
 PAIRING_UM = 3.0
 STIL, NUCLS_MPP = 2, 0.25
+# The images of NuInsSeg that train_he.py holds out, liver and muscle before spleen and thymus; for
+# their pixel size see there.
+NUINSSEG_HELD_OUT, NUINSSEG_LYMPHOID, NUINSSEG_MPP = 601, 655, 0.16
 Pixels = NDArray[np.uint8]
 Labelled = list[tuple[NDArray[Any], NDArray[Any]]]
 
@@ -263,6 +267,33 @@ def on_nucls(bundle: Bundle, folder: Path) -> dict[str, Any]:
     }
 
 
+def on_nuinsseg(bundle: Bundle, folder: Path) -> dict[str, Any]:
+    """Nuclei of held-out mouse organs, and the share of them that is called CD45, by organ."""
+    spec = bundle.manifest.markers[0]
+    calibrated = Calibration(spec.scale, spec.offset)
+    truth, found = [], []
+    probabilities: dict[bool, list[NDArray[np.floating]]] = {True: [], False: []}
+    for path in sorted(folder.glob("*.jpg")):
+        if int(path.stem) < NUINSSEG_HELD_OUT:
+            continue
+        pixels, instances = resample(read_annotated(path, mpp=NUINSSEG_MPP), bundle.manifest.mpp)
+        seen = look(bundle, pixels)
+        truth.append(instances)
+        found.append(seen.labels)
+        probabilities[int(path.stem) >= NUINSSEG_LYMPHOID].append(calibrated(seen.cd45_logit))
+    called = {
+        k: float((np.concatenate(v) >= spec.threshold).mean()) for k, v in probabilities.items()
+    }
+    score = score_segmentation(truth, found)
+    return {
+        "images": len(truth),
+        "f1": score.f1,
+        "pq": score.pq,
+        "called_in_spleen_and_thymus": called[True],
+        "called_in_liver_and_muscle": called[False],
+    }
+
+
 def _optics(**strengths: Any) -> Callable[[Pixels], Pixels]:
     nothing = {"blur": 0.0, "sharpen": 0.0, "jpeg": 0.0, "noise": 0.0, "coarse": 0.0}
 
@@ -375,6 +406,8 @@ def measure(bundle: Bundle, data: Path, *, quick: bool) -> dict[str, Any]:
     result: dict[str, Any] = {"consep_test": on_annotated(bundle, images)}
     if (data / "nucls").is_dir():
         result["nucls"] = on_nucls(bundle, data / "nucls")
+    if (data / "nuinsseg").is_dir():
+        result["nuinsseg_held_out"] = on_nuinsseg(bundle, data / "nuinsseg")
     result["base_rates"] = base_rates(bundle, images)
     result["seconds_per_mm2_in_memory"] = seconds_per_mm2(bundle, images[:4])
     if not quick:
