@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from he_data import NUINSSEG_HELD_OUT, NUINSSEG_MPP
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from rich.console import Console
@@ -53,9 +54,7 @@ from lymphinfer.runtime import choose_runtime
 # HoVer-Net's evaluation pairs centroids within 12 px at 0.25 µm/px.
 PAIRING_UM = 3.0
 STIL, NUCLS_MPP = 2, 0.25
-# The images of NuInsSeg that train_he.py holds out, liver and muscle before spleen and thymus; for
-# their pixel size see there.
-NUINSSEG_HELD_OUT, NUINSSEG_LYMPHOID, NUINSSEG_MPP = 601, 655, 0.16
+NUINSSEG_LYMPHOID = range(655, 665, 3)  # mouse spleen and thymus, held out
 Pixels = NDArray[np.uint8]
 Labelled = list[tuple[NDArray[Any], NDArray[Any]]]
 
@@ -274,13 +273,13 @@ def on_nuinsseg(bundle: Bundle, folder: Path) -> dict[str, Any]:
     truth, found = [], []
     probabilities: dict[bool, list[NDArray[np.floating]]] = {True: [], False: []}
     for path in sorted(folder.glob("*.jpg")):
-        if int(path.stem) < NUINSSEG_HELD_OUT:
+        if int(path.stem) not in NUINSSEG_HELD_OUT:
             continue
         pixels, instances = resample(read_annotated(path, mpp=NUINSSEG_MPP), bundle.manifest.mpp)
         seen = look(bundle, pixels)
         truth.append(instances)
         found.append(seen.labels)
-        probabilities[int(path.stem) >= NUINSSEG_LYMPHOID].append(calibrated(seen.cd45_logit))
+        probabilities[int(path.stem) in NUINSSEG_LYMPHOID].append(calibrated(seen.cd45_logit))
     called = {
         k: float((np.concatenate(v) >= spec.threshold).mean()) for k, v in probabilities.items()
     }

@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from he_data import SETS, load
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -34,7 +35,7 @@ from lymphinfer.bundles.writing import write_bundle
 from lymphinfer.compute import channels_last
 from lymphinfer.markers.classifier import ClassifierConfig, MarkerClassifier
 from lymphinfer.nuclei.augment import Augmentation
-from lymphinfer.nuclei.datasets import AnnotatedImage, read_folder
+from lymphinfer.nuclei.datasets import AnnotatedImage
 from lymphinfer.nuclei.metrics import score_segmentation
 from lymphinfer.nuclei.stardist.decode import decode, refine
 from lymphinfer.nuclei.stardist.detector import StarDistDetector
@@ -51,34 +52,6 @@ from lymphinfer.nuclei.stardist.train import (
     Trainer,
     resample,
 )
-
-# Held out for thresholds, calibration and early looks: cut from the training parts, never the test.
-CONSEP_HELD_OUT = {"train_8", "train_16", "train_22"}
-TNBC_HELD_OUT_PATIENTS = {"10", "11"}
-
-# NuInsSeg names no pixel size. Lymphocytes of its spleen and tonsil measure 7.6 µm at 0.25 µm/px,
-# those of CoNSeP and TNBC 3.6 to 4.2.
-NUINSSEG_MPP = 0.16
-# Its images are numbered by organ. Nearly all nuclei of spleen and tonsil are leukocytes; hardly
-# any are in squamous epithelium, salivary gland, placenta, brain, muscle, pancreas and testis.
-LYMPHOID = {*range(376, 398, 3), *range(451, 461, 3)}
-EPITHELIUM = {
-    *(163, 166, 175, 178, 181, 190, 193, 199),
-    *(202, 205, 208, 211, 217, 220, 223, 226, 229, 232, 238),
-    *range(256, 296, 3),
-}
-NO_LEUKOCYTES = EPITHELIUM | {
-    *range(10, 23, 3),
-    *(37, 40, 43, 46),
-    *(157, 169, 184),
-    *(298, 301, 304),
-    *(322, 340, 343, 349, 352, 358, 361),
-    *(400, 403, 406),
-    *(415, 418, 427, 433, 445),
-    *(523, 526, 529, 532, 535, 538, 544, 547),
-}
-# Right of this column image 193 shows stroma with leukocytes.
-EPITHELIUM_LEFT_OF = {193: 230}
 
 MPP, HIDDEN = 0.325, 128
 # 26 µm: with 112 px the AUROC on held-out images is the same, at twice the cost.
@@ -119,17 +92,15 @@ STRONG = replace(
 )
 
 
-SETS = ("consep", "tnbc", "nuinsseg", "lymphoid", "epithelium")
-
-
 @dataclass(frozen=True)
 class Round:
     """A round of training; `keep` is the share of its initial weights in its result.
 
     Weights between those before and after (Wortsman et al. 2022) score as high on held-out images
     and keep more of what later crops do not show; the share was chosen there. `looks` are the steps
-    whose moving averages share the rest equally; by default the last. `everything` trains on
-    CoNSeP's held-out images too: nothing is chosen by such a round.
+    whose moving averages share the rest equally; by default the last. `by_organ` is of
+    `he_data.load`. `everything` trains on CoNSeP's held-out images too: nothing is chosen by such a
+    round.
     """
 
     steps: int
@@ -141,48 +112,47 @@ class Round:
     keep: float
     marker_doubt: tuple[float, float] = (0.0, 0.0)
     looks: tuple[int, ...] = ()
+    by_organ: bool = False
     everything: bool = False
 
 
+BY_ORGAN = Round(
+    3000,
+    1.5e-3,
+    replace(STRONG, scale=(0.8, 1.2)),
+    shares=(0.5, 0.2, 0.17, 0.1, 0.03),
+    overlap_share=0.5,
+    marker_share=0.4,
+    keep=0.4,
+    marker_doubt=(0.01, 0.07),
+    looks=(2000, 3000),
+    by_organ=True,
+)
+WHOLE = replace(
+    BY_ORGAN,
+    steps=2500,
+    learning_rate=1e-3,
+    augmentation=replace(STRONG, scale=(0.85, 1.2)),
+    shares=(0.56, 0.14, 0.13, 0.08, 0.09),
+    marker_share=0.3,
+    marker_doubt=(0.02, 0.1),
+    looks=(1500, 2500),
+    everything=True,
+)
 ROUNDS = (
     Round(3700, 3e-3, MILD, (0.7, 0.15, 0.12, 0.01, 0.02), 0.0, 0.5, 0.0),
     Round(4000, 1.5e-3, WIDE, (0.65, 0.15, 0.16, 0.01, 0.03), 0.5, 0.5, 0.2),
     Round(1800, 1.2e-3, STRONG, (0.6, 0.2, 0.16, 0.01, 0.03), 0.5, 0.3, 0.4),
-    Round(
-        3000,
-        1.5e-3,
-        replace(STRONG, scale=(0.8, 1.2)),
-        (0.5, 0.2, 0.17, 0.1, 0.03),
-        0.5,
-        0.4,
-        0.4,
-        (0.01, 0.07),
-        (2000, 3000),
-    ),
-    Round(
-        2500,
-        1e-3,
-        replace(STRONG, scale=(0.85, 1.2)),
-        (0.56, 0.14, 0.13, 0.08, 0.09),
-        0.5,
-        0.3,
-        0.4,
-        (0.02, 0.1),
-        (1500, 2500),
-        everything=True,
-    ),
+    BY_ORGAN,
+    WHOLE,
     # The last looks see images nearly as they are.
-    Round(
-        1500,
-        7e-4,
-        replace(MILD, contrast=0.2, sharpen=1.0),
-        (0.62, 0.12, 0.1, 0.06, 0.1),
-        0.5,
-        0.3,
-        0.4,
-        (0.02, 0.1),
-        (1000, 1500),
-        everything=True,
+    replace(
+        WHOLE,
+        steps=1500,
+        learning_rate=7e-4,
+        augmentation=replace(MILD, contrast=0.2, sharpen=1.0),
+        shares=(0.62, 0.12, 0.1, 0.06, 0.1),
+        looks=(1000, 1500),
     ),
 )
 
@@ -193,48 +163,6 @@ BASE_RATES = (
     ("CD4", 0.61, (0.33, 0.83)),
     ("CD8a", 0.46, (0.22, 0.76)),
 )
-
-
-def split(
-    images: Sequence[AnnotatedImage], held_out: Callable[[str], bool]
-) -> tuple[list[AnnotatedImage], list[AnnotatedImage]]:
-    stems = [i.name.rsplit("/", 1)[1] for i in images]
-    return (
-        [i for i, s in zip(images, stems, strict=True) if not held_out(s)],
-        [i for i, s in zip(images, stems, strict=True) if held_out(s)],
-    )
-
-
-def load(data: Path) -> tuple[dict[str, list[AnnotatedImage]], dict[str, list[AnnotatedImage]]]:
-    """Training and held-out images by set."""
-    consep = split(read_folder(data / "consep" / "train"), CONSEP_HELD_OUT.__contains__)
-    tnbc = split(read_folder(data / "tnbc"), lambda s: s.split("_")[0] in TNBC_HELD_OUT_PATIENTS)
-    nuinsseg = [by_organ(i) for i in read_folder(data / "nuinsseg", mpp=NUINSSEG_MPP)]
-    return (
-        {
-            "consep": consep[0],
-            "tnbc": tnbc[0],
-            "nuinsseg": [i for i in nuinsseg[:-22] if organ(i) not in LYMPHOID | EPITHELIUM],
-            "lymphoid": [i for i in nuinsseg if organ(i) in LYMPHOID],
-            "epithelium": [i for i in nuinsseg if organ(i) in EPITHELIUM],
-        },
-        {"consep": consep[1], "tnbc": tnbc[1], "nuinsseg": nuinsseg[-22:]},
-    )
-
-
-def organ(image: AnnotatedImage) -> int:
-    return int(image.name.rsplit("/", 1)[1])
-
-
-def by_organ(image: AnnotatedImage) -> AnnotatedImage:
-    """An image of NuInsSeg whose nuclei are labelled by its organ, where that says enough."""
-    number = organ(image)
-    if number not in LYMPHOID | NO_LEUKOCYTES:
-        return image
-    leukocyte = np.full_like(image.leukocyte, int(number in LYMPHOID))
-    leukocyte[image.instances[:, EPITHELIUM_LEFT_OF.get(number, image.image.shape[1]) :]] = -1
-    leukocyte[0] = -1
-    return replace(image, leukocyte=leukocyte)
 
 
 def network_of(start: str) -> StarDistNet:
@@ -258,8 +186,8 @@ def unfolded(start: str, sets: dict[str, list[AnnotatedImage]]) -> dict[str, Ten
 
 def detector(data: Path, out: Path, number: int, steps: int | None, initial: str | None) -> None:
     """A round of StarDist with the dense leukocyte head; `initial` is what to begin from."""
-    sets, held_out = load(data)
     plan = ROUNDS[number - 1]
+    sets, held_out = load(data, by_organ=plan.by_organ)
     config = TrainConfig(
         network=NETWORK,
         steps=steps or plan.steps,
