@@ -92,6 +92,13 @@ def wait(page, condition, arg=None):
         page.wait_for_timeout(50)
 
 
+def wait_until(page, condition):
+    end = time.monotonic() + WAIT_MS / 1000
+    while not condition():
+        assert time.monotonic() < end, "never came about"
+        page.wait_for_timeout(50)
+
+
 def at_gate(page, name):
     wait(
         page,
@@ -185,6 +192,23 @@ def test_keys_nudge_undo_accept_and_go_on(opened):
     page.keyboard.press("?")
     assert page.get_by_role("dialog", name="Keys").is_visible()
     page.keyboard.press("Escape")
+    assert said == []
+
+
+def test_a_slide_is_loading_until_it_is_there_whatever_arrives_before(opened):
+    page, _, _, _, said = opened
+    held = {}
+    page.route("**/CRC01/CD3e/histogram", lambda route: held.update(gate=route), times=1)
+    page.route("**/api/slides/CRC11", lambda route: held.update(slide=route), times=1)
+    page.keyboard.press("n")
+    page.keyboard.press("Shift+N")
+    wait_until(page, lambda: len(held) == 2)
+    with page.expect_response("**/CRC01/CD3e/histogram"):
+        held.pop("gate").continue_()
+    page.wait_for_timeout(200)
+    assert page.evaluate("document.body.classList.contains('loading')")
+    held.pop("slide").continue_()
+    at_gate(page, "CD3e on CRC11")
     assert said == []
 
 

@@ -87,7 +87,7 @@ async function open(folder, marker, again = false) {
   }
   before = slide.counts;
   await drawGate(mine);
-  document.body.classList.remove("loading");
+  if (mine === opening) document.body.classList.remove("loading");
 }
 
 async function drawGate(mine = opening) {
