@@ -198,8 +198,8 @@ def test_keys_nudge_undo_accept_and_go_on(opened):
 def test_a_slide_is_loading_until_it_is_there_whatever_arrives_before(opened):
     page, _, _, _, said = opened
     held = {}
-    page.route("**/CRC01/CD3e/histogram", lambda route: held.update(gate=route), times=1)
-    page.route("**/api/slides/CRC11", lambda route: held.update(slide=route), times=1)
+    page.route("**/CRC01/CD3e/histogram", lambda route: held.update(gate=route))
+    page.route("**/api/slides/CRC11", lambda route: held.update(slide=route))
     page.keyboard.press("n")
     page.keyboard.press("Shift+N")
     wait_until(page, lambda: len(held) == 2)
