@@ -11,7 +11,7 @@ from lymphinfer.nuclei.stardist.detector import (
     StarDistDetector,
     pool_over_rays,
 )
-from lymphinfer.nuclei.stardist.infer import averaged_output, predict_dense
+from lymphinfer.nuclei.stardist.infer import averaged_output, predict_dense, to_input
 from lymphinfer.nuclei.stardist.loss import stardist_loss
 from lymphinfer.nuclei.stardist.network import (
     StarDistConfig,
@@ -366,3 +366,15 @@ def test_the_overlap_loss_counts_an_error_on_a_small_nucleus_more_than_on_a_larg
     # A ray one pixel too long: IoU 4 / 5 and 16 / 17.
     assert overlap_part(4) == pytest.approx(np.log(5 / 4), rel=1e-4)
     assert overlap_part(16) == pytest.approx(np.log(17 / 16), rel=1e-4)
+
+
+def test_an_image_that_ends_between_strides_goes_on_as_its_mirror_image():
+    image = np.random.default_rng(0).integers(0, 255, (1, 40, 37, 3), np.uint8)
+    x = to_input(image, 16).numpy()[0].transpose(1, 2, 0)
+    assert x.shape == (48, 48, 3)
+    mirrored = np.pad(image[0], ((0, 8), (0, 11), (0, 0)), mode="reflect") / np.float32(255)
+    np.testing.assert_allclose(x, mirrored, atol=1e-6)
+
+
+def test_an_image_too_small_for_its_mirror_image_is_looked_at_too():
+    assert to_input(np.zeros((1, 3, 200, 3), np.uint8), 16).shape == (1, 3, 16, 208)
