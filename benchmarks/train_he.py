@@ -162,6 +162,7 @@ ROUNDS = (
         learning_rate=7e-4,
         augmentation=replace(MILD, scale=(0.85, 1.2), contrast=0.25, sharpen=1.5, stain=0.25),
         shares=(0.61, 0.13, 0.12, 0.02, 0.12),
+        keep=0.0,
         small_epithelium=True,
     ),
 )
@@ -410,7 +411,7 @@ def write(
         modules=modules,
         header={
             "name": folder.name,
-            "version": "0.4.0",
+            "version": "0.5.0",
             "summary": summary,
             "licence": "Apache-2.0",
             "panel": "t-cell",
