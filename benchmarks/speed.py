@@ -136,7 +136,8 @@ def machine(repeats: int) -> str:
     with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), model)
-    return f"{model}, {os.cpu_count()} cores; medians of {repeats}"
+    runs = "one run each" if repeats == 1 else f"medians of {repeats}"
+    return f"{model}, {os.cpu_count()} cores; {runs}"
 
 
 def compare(slide: Path, options: argparse.Namespace) -> tuple[Table, dict[str, Any]]:
