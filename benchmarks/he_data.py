@@ -21,6 +21,7 @@ NUINSSEG_HELD_OUT = range(601, 665, 3)
 # Its images are numbered by organ. Nearly all nuclei of spleen and tonsil are leukocytes; hardly
 # any are in squamous epithelium, salivary gland, placenta, brain, muscle, pancreas and testis.
 LYMPHOID = {*range(376, 398, 3), *range(451, 461, 3)}
+# Spleen in colours that squamous epithelium has too.
 PURPLE = {388, 391, 394, 397}
 EPITHELIUM = {
     *(163, 166, 175, 178, 181, 190, 193, 199),

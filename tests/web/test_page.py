@@ -86,16 +86,13 @@ def opened(browser, simulated, tmp_path):
 
 def wait(page, condition, arg=None):
     """Wait until a condition holds; playwright's own way needs eval, which the page forbids."""
-    end = time.monotonic() + WAIT_MS / 1000
-    while not page.evaluate(condition, arg):
-        assert time.monotonic() < end, f"still not: {condition}"
-        page.wait_for_timeout(50)
+    wait_until(page, lambda: page.evaluate(condition, arg), condition)
 
 
-def wait_until(page, condition):
+def wait_until(page, holds, name):
     end = time.monotonic() + WAIT_MS / 1000
-    while not condition():
-        assert time.monotonic() < end, "never came about"
+    while not holds():
+        assert time.monotonic() < end, f"still not: {name}"
         page.wait_for_timeout(50)
 
 
@@ -202,7 +199,7 @@ def test_a_slide_is_loading_until_it_is_there_whatever_arrives_before(opened):
     page.route("**/api/slides/CRC11", lambda route: held.update(slide=route))
     page.keyboard.press("n")
     page.keyboard.press("Shift+N")
-    wait_until(page, lambda: len(held) == 2)
+    wait_until(page, lambda: len(held) == 2, "both asked for")
     with page.expect_response("**/CRC01/CD3e/histogram"):
         held.pop("gate").continue_()
     page.wait_for_timeout(200)
