@@ -48,6 +48,10 @@ class Augmentation:
     coarse : float
         Probability of a coarser scan: reduced by a factor of 1.25 to 2 and enlarged again, as a
         20x slide looks at the working pixel size.
+    veil : float
+        Probability of denser cytoplasm or a thicker section here and there (`draw_veil`).
+    melanin : float
+        Probability of pigment in cells that are no leukocytes (`paint_melanin`).
     """
 
     scale: tuple[float, float] = (0.8, 1.25)
@@ -61,6 +65,8 @@ class Augmentation:
     jpeg: float = 0.4
     noise: float = 4.0
     coarse: float = 0.15
+    veil: float = 0.0
+    melanin: float = 0.0
 
 
 def change_stain(
@@ -119,6 +125,71 @@ def change_contrast(image: NDArray[np.uint8], exponent: float) -> NDArray[np.uin
     return changed
 
 
+def draw_veil(
+    image: NDArray[np.uint8], rng: np.random.Generator, *, most: float = 0.6
+) -> NDArray[np.uint8]:
+    """Add haematoxylin and eosin that vary slowly over the image: dense cytoplasm, thick sections.
+
+    Nuclei stand out less from what is around them, whatever they are.
+
+    Parameters
+    ----------
+    image : ndarray of uint8, (H, W, 3)
+        RGB.
+    rng : numpy.random.Generator
+    most : float
+        Highest natural optical density that is added.
+
+    Returns
+    -------
+    ndarray of uint8, (H, W, 3)
+    """
+    height, width = image.shape[:2]
+    coarse = rng.random((int(rng.integers(2, 9)),) * 2, dtype=np.float32)
+    field = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+    share = rng.random()
+    unit = STAIN_VECTORS[:2] / np.linalg.norm(STAIN_VECTORS[:2], axis=1, keepdims=True)
+    colour = (share * unit[0] + (1 - share) * unit[1]).astype(np.float32)
+    density = np.clip(field, 0, 1)[..., None] * colour * np.float32(rng.uniform(0, most))
+    veiled: NDArray[np.uint8] = np.rint(image * np.exp(-density)).astype(np.uint8)
+    return veiled
+
+
+def paint_melanin(
+    image: NDArray[np.uint8], nuclei: NDArray[np.bool_], rng: np.random.Generator
+) -> NDArray[np.uint8]:
+    """Brown grains around and over nuclei, as keratinocytes of pigmented skin have them.
+
+    Parameters
+    ----------
+    image : ndarray of uint8, (H, W, 3)
+        RGB.
+    nuclei : ndarray of bool, (H, W)
+        Of the cells that are painted.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    ndarray of uint8, (H, W, 3)
+    """
+    from scipy import ndimage
+
+    if not nuclei.any():
+        return image
+    distance = ndimage.distance_transform_edt(~nuclei).astype(np.float32)
+    around = np.exp(-np.square(distance / np.float32(rng.uniform(3, 9))))
+    around[nuclei] = rng.uniform(0.1, 0.8)
+    grains = ndimage.gaussian_filter(
+        rng.standard_normal(nuclei.shape, dtype=np.float32), rng.uniform(0.8, 2.5)
+    )
+    grains = np.clip(1 + rng.uniform(0.2, 0.8) * grains / grains.std(), 0, None)
+    amount = rng.uniform(0.1, 1.2)
+    brown = STAIN_VECTORS[2] / np.linalg.norm(STAIN_VECTORS[2]) + rng.normal(0, 0.05, 3)
+    density = (amount * around * grains)[..., None] * brown.astype(np.float32)
+    painted: NDArray[np.uint8] = np.clip(np.rint(image * np.exp(-density)), 0, 255).astype(np.uint8)
+    return painted
+
+
 def perturb_stain(
     image: NDArray[np.uint8], rng: np.random.Generator, augmentation: Augmentation
 ) -> NDArray[np.uint8]:
@@ -138,6 +209,8 @@ def perturb_stain(
     shift = rng.normal(0, augmentation.stain_vectors, (3, 3))
     concentration = np.exp(rng.normal(0, augmentation.stain, 3))
     offset = rng.normal(0, augmentation.brightness, 3)
+    if rng.random() < augmentation.veil:
+        image = draw_veil(image, rng)
     stained = change_stain(
         image,
         concentration=tuple(concentration),

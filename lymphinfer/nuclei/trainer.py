@@ -116,6 +116,13 @@ class DetectorTrainer(ABC, Generic[Net, Config]):
     device : torch.device or str
     initial : mapping of str to Tensor, optional
         Weights to begin with, by name and shape; others start at random.
+    workers : int, optional
+        Processes that cut crops; by default the class's `workers`. A GPU waits for fewer than some
+        fifteen.
+    looks : iterable of int
+        Steps whose average is kept besides those of ``validate_every``.
+    only : str
+        Train the weights whose name begins so, and leave the others as they are.
 
     Attributes
     ----------
@@ -135,8 +142,13 @@ class DetectorTrainer(ABC, Generic[Net, Config]):
         *,
         device: torch.device | str = "cpu",
         initial: dict[str, Tensor] | None = None,
+        workers: int | None = None,
+        looks: Iterable[int] = (),
+        only: str = "",
     ):
         self.config, self.folder, self.device = config, folder, torch.device(device)
+        self.workers = type(self).workers if workers is None else workers
+        self.looks = frozenset(looks)
         folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(config.seed)
         self.net: Net = channels_last(self.build(), self.device)
@@ -145,6 +157,8 @@ class DetectorTrainer(ABC, Generic[Net, Config]):
             fitting = {k: v for k, v in initial.items() if k in own and own[k].shape == v.shape}
             self.net.load_state_dict(fitting, strict=False)
             log.info("%d of %d tensors start from given weights", len(fitting), len(own))
+        for name, weight in self.net.named_parameters():
+            weight.requires_grad_(name.startswith(only))
         self.average: Net = deepcopy(self.net).eval()
         self.optimizer = build_optimizer(self.net, self.last_layers(), config)
         self.step = 0
@@ -196,7 +210,7 @@ class DetectorTrainer(ABC, Generic[Net, Config]):
         while self.step < cfg.steps:
             sums += self._update(next(batches))
             self.step, count = self.step + 1, count + 1
-            if self.step % cfg.validate_every == 0 or self.step == cfg.steps:
+            if self.step % cfg.validate_every == 0 or self.step in {*self.looks, cfg.steps}:
                 self._report(held_out, sums / count, time.monotonic() - began)
                 began, sums, count = time.monotonic(), np.zeros(len(self.loss_names)), 0
                 self._save()
@@ -214,11 +228,14 @@ class DetectorTrainer(ABC, Generic[Net, Config]):
         decay = min(cfg.ema_decay, (self.step + 1) / (self.step + 10))
         with torch.no_grad():
             own = self.net.state_dict()
-            for name, value in self.average.state_dict().items():
-                if value.is_floating_point():
-                    value.lerp_(own[name], 1 - decay)
-                else:
-                    value.copy_(own[name])
+            kept = self.average.state_dict()
+            weights = [name for name, value in kept.items() if value.is_floating_point()]
+            # One call for all of them: a GPU waits for each.
+            torch._foreach_lerp_(
+                [kept[name] for name in weights], [own[name] for name in weights], 1 - decay
+            )
+            for name in kept.keys() - weights:
+                kept[name].copy_(own[name])
         return np.array([float(v.detach()) for v in losses])
 
     def _report(

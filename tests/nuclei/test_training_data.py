@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,8 @@ from lymphinfer.nuclei.augment import (
     Augmentation,
     Crop,
     change_contrast,
+    draw_veil,
+    paint_melanin,
     perturb_stain,
     random_crop,
 )
@@ -108,6 +112,52 @@ def test_more_contrast_darkens_nuclei_and_brightens_stroma():
     assert (glass == 0).all()
 
 
+def test_a_veil_darkens_smoothly_and_no_colour_more_than_green():
+    rng = np.random.default_rng(3)
+    image = np.full((96, 128, 3), 230, np.uint8)
+    veiled = draw_veil(image, rng)
+    assert veiled.shape == image.shape and veiled.dtype == np.uint8
+    density = -np.log(veiled.mean(axis=(0, 1)) / 230)
+    assert density[1] == density.max() and 0.01 < density[1] < 0.6
+    steps = np.abs(np.diff(veiled.astype(int), axis=1))
+    assert steps.max() <= 10
+
+
+def test_melanin_is_brown_and_lies_on_and_around_the_nuclei_that_are_painted():
+    yy, xx = np.mgrid[:120, :120]
+    nucleus = (yy - 30) ** 2 + (xx - 30) ** 2 < 64
+    image = np.full((120, 120, 3), 220, np.uint8)
+    painted = paint_melanin(image, nucleus, np.random.default_rng(0))
+    change = image.astype(int) - painted
+    near = (yy - 30) ** 2 + (xx - 30) ** 2 < 144
+    far = (yy - 90) ** 2 + (xx - 90) ** 2 < 400
+    red, green, blue = change[near].mean(axis=0)
+    assert 0 < red < green < blue
+    assert change[nucleus].mean() > 0
+    assert (change[far] == 0).all()
+    nothing = np.zeros_like(nucleus)
+    np.testing.assert_array_equal(paint_melanin(image, nothing, np.random.default_rng(0)), image)
+
+
+def test_leukocytes_are_never_painted(tmp_path):
+    item = read_annotated(write_image(tmp_path, size=96))
+    config = TrainConfig(network=StarDistConfig(n_rays=8), mpp=0.25, crop_px=48, augmentation=STILL)
+    plain = CropDataset({"a": [item]}, config)
+    brown = CropDataset({"a": [item]}, replace(config, augmentation=replace(STILL, melanin=1.0)))
+    # Stain and optics draw other numbers after the paint: one still image each.
+    changed = {0: 0.0, 1: 0.0}
+    for seed in range(30):
+        before, after = (d.sample(np.random.default_rng(seed)) for d in (plain, brown))
+        assert torch.equal(before["prob"], after["prob"])
+        difference = (before["image"].int() - after["image"].int()).sum(dim=0)[::2, ::2]
+        for label in changed:
+            chosen = (before["marker"][0] == label) & (before["prob"] > 0.6)
+            if chosen.any():
+                changed[label] = max(changed[label], float(difference[chosen].max()))
+    assert changed[0] > 20
+    assert changed[1] < 6
+
+
 def test_pooling_over_instances_is_the_mean_over_each_label():
     values = np.arange(16, dtype=np.float32).reshape(1, 4, 4)
     instances = np.array([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 2, 2], [0, 0, 2, 2]])
@@ -162,3 +212,22 @@ def test_crops_carry_targets_on_the_output_grid(tmp_path):
     assert batch["image"].shape == (3, 64, 64)
     assert batch["prob"].shape == (32, 32) and batch["dist"].shape == (8, 32, 32)
     assert set(np.unique(batch["marker"].numpy())) <= {-1.0, 0.0, 1.0}
+
+
+def test_a_run_trains_one_part_alone_and_keeps_the_looks_it_is_asked_for(tmp_path):
+    write_image(tmp_path / "data", size=160)
+    images = read_folder(tmp_path / "data")
+    config = TrainConfig(
+        network=StarDistConfig(n_rays=8, n_filter_base=4, n_depth=2, n_conv_after_unet=8,
+                               n_markers=1, encoder="resnet"),
+        mpp=0.325, crop_px=64, batch_size=2, steps=4, validate_every=100, bf16=False,
+    )  # fmt: skip
+    trainer = Trainer(config, tmp_path / "run", looks=(3,), only="marker", workers=0)
+    before = {k: v.clone() for k, v in trainer.net.state_dict().items()}
+    after = trainer.fit({"a": images}, []).state_dict()
+    for name, value in before.items():
+        assert torch.equal(value, after[name]) != name.startswith("marker"), name
+    looked = trainer.look(3).state_dict()
+    assert not torch.equal(looked["marker.1.weight"], after["marker.1.weight"])
+    with pytest.raises(FileNotFoundError):
+        trainer.look(2)

@@ -19,6 +19,7 @@ from lymphinfer.compute import channels_last
 from lymphinfer.nuclei.augment import (
     Augmentation,
     Crop,
+    paint_melanin,
     perturb_optics,
     perturb_stain,
     random_crop,
@@ -131,7 +132,12 @@ class CropDataset(IterableDataset[Batch]):
             augmentation=cfg.augmentation,
         )
         inner = slice(self.margin, -self.margin)
-        image = perturb_stain(crop.image[inner, inner], rng, cfg.augmentation)
+        pixels = crop.image[inner, inner]
+        if rng.random() < cfg.augmentation.melanin:
+            others = item.leukocyte == 0
+            others &= rng.random(len(others)) < rng.uniform(0.2, 1)
+            pixels = paint_melanin(pixels, others[np.maximum(crop.instances, 0)][inner, inner], rng)
+        image = perturb_stain(pixels, rng, cfg.augmentation)
         image = perturb_optics(image, rng, cfg.augmentation)
         targets = star_targets(
             np.maximum(crop.instances, 0),
@@ -310,7 +316,7 @@ class Trainer(DetectorTrainer[StarDistNet, TrainConfig]):
         Parameters
         ----------
         step : int
-            A multiple of ``validate_every``, or the last step.
+            A multiple of ``validate_every``, one of ``looks``, or the last step.
 
         Returns
         -------
