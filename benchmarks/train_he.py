@@ -297,18 +297,19 @@ def detector(
         sets["lymphoid"] = [i for i in sets["lymphoid"] if organ(i) not in PURPLE]
     if plan.everything:
         sets["consep"] += held_out.pop("consep")
+    looks = [step for step in plan.looks if step <= config.steps]
     trainer = Trainer(
         config,
         out,
         device=device,
         initial=weights,
         workers=workers,
-        looks=plan.looks,
+        looks=looks,
         only=plan.only,
     )
     net = trainer.fit(sets, held_out.get("consep", []) + held_out["tnbc"])
-    if plan.looks:
-        net = mean_of([trainer.look(step) for step in plan.looks])
+    if looks:
+        net = mean_of([trainer.look(step) for step in looks])
     if initial is not None:
         net = mean_of([network_of(initial), net], (plan.keep, 1 - plan.keep))
     save(net, out)
