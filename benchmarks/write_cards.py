@@ -157,16 +157,16 @@ python benchmarks/train_he.py average    --out RUN/0.4.0 --initial RUN/3 --detec
 python benchmarks/train_he.py average    --out RUN/half --initial RUN/0.4.0 --detector RUN/6 --share 0.5
 python benchmarks/train_he.py detector   --data DIR --out RUN/7 --round 7 --initial RUN/half
 python benchmarks/train_he.py average    --out RUN/0.5.0 --initial RUN/0.4.0 --detector RUN/7 --share 0.6
-python benchmarks/train_he.py detector   --data DIR --out RUN/8 --round 8 --initial RUN/0.5.0 \
+python benchmarks/train_he.py detector   --data DIR --out RUN/8 --round 8 --initial RUN/0.5.0 \\
     --teacher RUN/0.4.0 RUN/0.5.0 --device cuda --workers 7
 python benchmarks/train_he.py average    --out RUN/37 --initial RUN/3 --detector RUN/7 --share 0.5
 python benchmarks/train_he.py average    --out RUN/378 --initial RUN/37 --detector RUN/8 --share 0.6
-python benchmarks/train_he.py detector   --data DIR --out RUN/9 --round 9 --initial RUN/378 \
+python benchmarks/train_he.py detector   --data DIR --out RUN/9 --round 9 --initial RUN/378 \\
     --teacher RUN/0.4.0 RUN/0.5.0
 python benchmarks/train_he.py average    --out RUN/377 --initial RUN/3 --detector RUN/7 --share 0.3333
 python benchmarks/train_he.py average    --out RUN/3778 --initial RUN/377 --detector RUN/8 --share 0.6
 python benchmarks/train_he.py average    --out RUN/detector --initial RUN/9 --detector RUN/3778 --share 0.5
-python benchmarks/train_he.py classifier --data DIR --out RUN/classifier --detector RUN/detector \
+python benchmarks/train_he.py classifier --data DIR --out RUN/classifier --detector RUN/detector \\
     --epochs 3 --freeze
 python benchmarks/train_he.py bundle     --data DIR --out RUN --weights weights
 ```
