@@ -64,6 +64,10 @@ def train_detector(
         Path | None, typer.Option(help="Folder for checkpoints. Default: <out>.work.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda.")] = "auto",
+    workers: Annotated[
+        int | None,
+        typer.Option(min=0, help="Processes that cut crops. Default: for a GPU all cores but one."),
+    ] = None,
 ) -> None:
     """Train a nucleus detector on your own annotations; it ends in a bundle for predict.
 
@@ -90,6 +94,7 @@ def train_detector(
         markers_from=markers_from,
         device=device,
         validate_every=validate_every,
+        workers=workers,
     )
     command = command_line(
         f"train-detector {data}", arch=arch.value, out=out, steps=steps, batch=batch,

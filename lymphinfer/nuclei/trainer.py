@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -117,8 +118,8 @@ class DetectorTrainer(ABC, Generic[Net, Config]):
     initial : mapping of str to Tensor, optional
         Weights to begin with, by name and shape; others start at random.
     workers : int, optional
-        Processes that cut crops; by default the class's `workers`. A GPU waits for fewer than some
-        fifteen.
+        Processes that cut crops; by default all cores but one for a GPU, which waits for them even
+        so, and the class's `workers` for a CPU.
     looks : iterable of int
         Steps whose average is kept besides those of ``validate_every``.
     only : str
@@ -147,7 +148,10 @@ class DetectorTrainer(ABC, Generic[Net, Config]):
         only: str = "",
     ):
         self.config, self.folder, self.device = config, folder, torch.device(device)
-        self.workers = type(self).workers if workers is None else workers
+        if workers is None:
+            on_gpu = self.device.type == "cuda"
+            workers = max(1, (os.cpu_count() or 1) - 1) if on_gpu else type(self).workers
+        self.workers = workers
         self.looks = frozenset(looks)
         folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(config.seed)
@@ -203,6 +207,7 @@ class DetectorTrainer(ABC, Generic[Net, Config]):
                 batch_size=cfg.batch_size,
                 num_workers=self.workers,
                 prefetch_factor=4 if self.workers else None,
+                worker_init_fn=use_one_thread,
             )
         )
         self.net.train()
@@ -278,6 +283,19 @@ class DetectorTrainer(ABC, Generic[Net, Config]):
             state.setdefault(int(index), {})[name] = value
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def use_one_thread(worker: int) -> None:
+    """Keep a process that cuts crops to one thread; stardist's C++ would start one a core in each.
+
+    Parameters
+    ----------
+    worker : int
+        Its number; what `DataLoader` passes.
+    """
+    from threadpoolctl import threadpool_limits
+
+    threadpool_limits(1)
 
 
 def network_input(image: Tensor) -> Tensor:

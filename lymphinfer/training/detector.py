@@ -80,6 +80,8 @@ class DetectorRun:
         Bundle whose marker model the new one gets.
     device : str
     validate_every : int
+    workers : int or None
+        Of `DetectorTrainer`.
     """
 
     architecture: str
@@ -94,6 +96,7 @@ class DetectorRun:
     markers_from: str = "he-v1"
     device: str = "auto"
     validate_every: int = 500
+    workers: int | None = None
 
     def __post_init__(self) -> None:
         if self.architecture not in ARCHITECTURES:
@@ -200,7 +203,7 @@ def _train_hovernet(
         validate_every=run.validate_every,
         autocast=half_type(device) is torch.bfloat16,
     )
-    trainer = HoVerNetTrainer(config, work, device=device, initial=weights)
+    trainer = HoVerNetTrainer(config, work, device=device, initial=weights, workers=run.workers)
     net = trainer.fit(images.train, images.held_out)
     score, _ = segment(net, network, images.held_out, mpp=config.mpp, device=device)
     digest = sha256_of(work / "state.safetensors")
@@ -233,7 +236,7 @@ def _train_stardist(
         begun = unfold_batch_norm(bundle.detector.net, crops)
         config = replace(config, network=begun.config)
         weights, start = dict(begun.state_dict()), f"the bundle {bundle.manifest.name}"
-    trainer = Trainer(config, work, device=device, initial=weights)
+    trainer = Trainer(config, work, device=device, initial=weights, workers=run.workers)
     net = trainer.fit({"own": images.train}, images.held_out)
     scores = validate(
         net, images.held_out, mpp=config.mpp, thresholds=THRESHOLDS, nms_threshold=NMS_THRESHOLD

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from stardist.matching import matching
+from torch.utils.data import DataLoader, IterableDataset
 
 from lymphinfer.errors import DataError
 from lymphinfer.nuclei.augment import (
@@ -28,7 +30,7 @@ from lymphinfer.nuclei.stardist.train import (
     Trainer,
     pool_over_instances,
 )
-from lymphinfer.nuclei.trainer import learning_rate_factor
+from lymphinfer.nuclei.trainer import learning_rate_factor, use_one_thread
 
 STILL = Augmentation(scale=(1, 1), rotate=0, stain=0, stain_vectors=0, brightness=0, blur=0, jpeg=0,
                      noise=0, contrast=0, sharpen=0)  # fmt: skip
@@ -231,3 +233,23 @@ def test_a_run_trains_one_part_alone_and_keeps_the_looks_it_is_asked_for(tmp_pat
     assert not torch.equal(looked["marker.1.weight"], after["marker.1.weight"])
     with pytest.raises(FileNotFoundError):
         trainer.look(2)
+
+
+class Threads(IterableDataset):
+    """How many threads each OpenMP library of this process would start."""
+
+    def __iter__(self):
+        import stardist.lib.stardist2d  # noqa: F401
+        from threadpoolctl import threadpool_info
+
+        yield torch.tensor([i["num_threads"] for i in threadpool_info()])
+
+
+@pytest.mark.skipif(os.cpu_count() == 1, reason="one core: one thread anyway")
+def test_a_process_that_cuts_crops_starts_one_thread():
+    import stardist.lib.stardist2d  # noqa: F401
+
+    plain = next(iter(DataLoader(Threads(), num_workers=1)))
+    limited = next(iter(DataLoader(Threads(), num_workers=1, worker_init_fn=use_one_thread)))
+    assert plain.max() > 1
+    assert limited.max() == 1
