@@ -51,7 +51,7 @@ class Augmentation:
     veil : float
         Probability of denser cytoplasm or a thicker section here and there (`draw_veil`).
     melanin : float
-        Probability of pigment in cells that are no leukocytes (`paint_melanin`).
+        Probability of pigment in cells that are no leukocytes (`perturb_pigment`).
     """
 
     scale: tuple[float, float] = (0.8, 1.25)
@@ -190,6 +190,37 @@ def paint_melanin(
     return painted
 
 
+def perturb_pigment(
+    image: NDArray[np.uint8],
+    instances: NDArray[np.integer],
+    leukocyte: NDArray[np.integer],
+    rng: np.random.Generator,
+    augmentation: Augmentation,
+) -> NDArray[np.uint8]:
+    """`paint_melanin` at random, on some of the nuclei that are known to be no leukocytes.
+
+    Parameters
+    ----------
+    image : ndarray of uint8, (H, W, 3)
+        RGB.
+    instances : ndarray of int, (H, W)
+        Labels 1..N; 0 and below is no nucleus.
+    leukocyte : ndarray of int, (N + 1,)
+        As in `lymphinfer.nuclei.datasets.AnnotatedImage`.
+    rng : numpy.random.Generator
+    augmentation : Augmentation
+
+    Returns
+    -------
+    ndarray of uint8, (H, W, 3)
+    """
+    if not augmentation.melanin or rng.random() >= augmentation.melanin:
+        return image
+    painted = leukocyte == 0
+    painted &= rng.random(len(painted)) < rng.uniform(0.2, 1)
+    return paint_melanin(image, painted[np.maximum(instances, 0)], rng)
+
+
 def perturb_stain(
     image: NDArray[np.uint8], rng: np.random.Generator, augmentation: Augmentation
 ) -> NDArray[np.uint8]:
@@ -209,7 +240,7 @@ def perturb_stain(
     shift = rng.normal(0, augmentation.stain_vectors, (3, 3))
     concentration = np.exp(rng.normal(0, augmentation.stain, 3))
     offset = rng.normal(0, augmentation.brightness, 3)
-    if rng.random() < augmentation.veil:
+    if augmentation.veil and rng.random() < augmentation.veil:
         image = draw_veil(image, rng)
     stained = change_stain(
         image,

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
 from lymphinfer.compute import channels_last
@@ -236,8 +237,8 @@ class DetectorTrainer(ABC, Generic[Net, Config]):
             kept = self.average.state_dict()
             weights = [name for name, value in kept.items() if value.is_floating_point()]
             # One call for all of them: a GPU waits for each.
-            torch._foreach_lerp_(
-                [kept[name] for name in weights], [own[name] for name in weights], 1 - decay
+            get_ema_multi_avg_fn(decay)(
+                [kept[name] for name in weights], [own[name] for name in weights], None
             )
             for name in kept.keys() - weights:
                 kept[name].copy_(own[name])

@@ -21,6 +21,8 @@ from lymphinfer.nuclei.augment import (
     random_crop,
 )
 from lymphinfer.nuclei.datasets import read_annotated, read_folder, split_touching
+from lymphinfer.nuclei.hovernet.train import CropDataset as HoVerNetCrops
+from lymphinfer.nuclei.hovernet.train import HoVerNetTraining
 from lymphinfer.nuclei.metrics import score_segmentation
 from lymphinfer.nuclei.stardist.network import StarDistConfig
 from lymphinfer.nuclei.stardist.targets import object_probability
@@ -158,6 +160,18 @@ def test_leukocytes_are_never_painted(tmp_path):
                 changed[label] = max(changed[label], float(difference[chosen].max()))
     assert changed[0] > 20
     assert changed[1] < 6
+
+
+def test_crops_of_hovernet_are_painted_too(tmp_path):
+    item = read_annotated(write_image(tmp_path, size=160))
+    config = HoVerNetTraining(crop_px=80, augmentation=STILL)
+    brown = replace(config, augmentation=replace(STILL, melanin=1.0))
+    seeds = range(4)
+    plain, painted = (
+        [HoVerNetCrops([item], c).sample(np.random.default_rng(s))["image"].int() for s in seeds]
+        for c in (config, brown)
+    )
+    assert max(int((a - b).max()) for a, b in zip(plain, painted, strict=True)) > 10
 
 
 def test_pooling_over_instances_is_the_mean_over_each_label():

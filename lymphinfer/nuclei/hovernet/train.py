@@ -15,6 +15,7 @@ from lymphinfer.nuclei.augment import (
     Augmentation,
     Crop,
     perturb_optics,
+    perturb_pigment,
     perturb_stain,
     random_crop,
 )
@@ -109,8 +110,8 @@ class CropDataset(IterableDataset[Batch]):
             rng=rng,
             augmentation=cfg.augmentation,
         )
-        image = perturb_optics(perturb_stain(crop.image, rng, cfg.augmentation), rng,
-                               cfg.augmentation)  # fmt: skip
+        image = perturb_pigment(crop.image, crop.instances, item.leukocyte, rng, cfg.augmentation)
+        image = perturb_optics(perturb_stain(image, rng, cfg.augmentation), rng, cfg.augmentation)
         inner = slice(margin, margin + cfg.crop_px)
         instances = crop.instances[inner, inner]
         # Distances from the whole crop: a nucleus at its border keeps its own centre.

@@ -19,8 +19,8 @@ from lymphinfer.compute import channels_last
 from lymphinfer.nuclei.augment import (
     Augmentation,
     Crop,
-    paint_melanin,
     perturb_optics,
+    perturb_pigment,
     perturb_stain,
     random_crop,
 )
@@ -132,12 +132,14 @@ class CropDataset(IterableDataset[Batch]):
             augmentation=cfg.augmentation,
         )
         inner = slice(self.margin, -self.margin)
-        pixels = crop.image[inner, inner]
-        if rng.random() < cfg.augmentation.melanin:
-            others = item.leukocyte == 0
-            others &= rng.random(len(others)) < rng.uniform(0.2, 1)
-            pixels = paint_melanin(pixels, others[np.maximum(crop.instances, 0)][inner, inner], rng)
-        image = perturb_stain(pixels, rng, cfg.augmentation)
+        image = perturb_pigment(
+            crop.image[inner, inner],
+            crop.instances[inner, inner],
+            item.leukocyte,
+            rng,
+            cfg.augmentation,
+        )
+        image = perturb_stain(image, rng, cfg.augmentation)
         image = perturb_optics(image, rng, cfg.augmentation)
         targets = star_targets(
             np.maximum(crop.instances, 0),
