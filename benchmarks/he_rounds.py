@@ -48,9 +48,8 @@ class Round:
     whose moving averages share the rest equally; by default the last. `by_organ` is of
     `he_data.load`. `everything` trains on CoNSeP's held-out images too: nothing is chosen by such a
     round. `small_epithelium` shows epithelium also as sections that shrink have it;
-    `without_purple` leaves out the spleen whose colours are those of epithelium. `only` is of
-    `Trainer`, for which the network comes without batch normalisation. Nuclei of TNBC are labelled
-    by teachers, where the call names some.
+    `without_purple` leaves out the spleen whose colours are those of epithelium. Nuclei of TNBC
+    are labelled by teachers, where the call names some.
     """
 
     steps: int
@@ -66,9 +65,7 @@ class Round:
     everything: bool = False
     small_epithelium: bool = False
     without_purple: bool = False
-    only: str = ""
     batch_size: int = 8
-    ema_decay: float = 0.998
 
 
 BY_ORGAN = Round(
@@ -131,21 +128,5 @@ ROUNDS = (
         looks=(2204, 2676, 3148),
         small_epithelium=True,
         batch_size=32,
-    ),
-    # The marker head alone, begun from an average of rounds 3, 7 and 8.
-    replace(
-        WHOLE,
-        steps=500,
-        learning_rate=7e-4,
-        augmentation=replace(BETWEEN, contrast=0.2, sharpen=1.0, stain=0.2, melanin=0.3, veil=0.2),
-        shares=(0.74, 0.1, 0.03, 0.02, 0.11),
-        overlap_share=0.0,
-        marker_share=1.0,
-        marker_doubt=(0.02, 0.08),
-        keep=0.0,
-        looks=(),
-        small_epithelium=True,
-        only="marker",
-        ema_decay=0.99,
     ),
 )

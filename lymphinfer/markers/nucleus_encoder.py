@@ -50,19 +50,16 @@ class NucleusEncoder(FreezableBackbone):
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
         marker = cast(nn.Sequential, self.net.marker)
-        skips = self.net.encode(x)
-        x = coarsest = skips.pop()
-        for level in reversed(range(1, len(skips))):
-            x = self.net.ascend(x, skips[level], level)
-        read = marker[0](x)
+        encoded = self.net.encode(x)
+        read = marker[0](self.net.decode(encoded, until=1)[0])
         maps = torch.cat([read, marker[1](read)], dim=1)
-        side, stride = maps.shape[-1], skips[0].shape[-1] * CONFIG.grid // maps.shape[-1]
+        side, stride = maps.shape[-1], encoded[0].shape[-1] * CONFIG.grid // maps.shape[-1]
         position = (torch.arange(side, device=x.device, dtype=maps.dtype) + 0.5 - side / 2) * stride
         pooled = []
         for sigma in CENTRAL_SIGMAS_PX:
             line = torch.softmax(-0.5 * (position / sigma) ** 2, 0)
             pooled.append(torch.einsum("bcij,i,j->bc", maps, line, line))
-        return torch.cat([*pooled, coarsest.mean(dim=(2, 3))], dim=1)
+        return torch.cat([*pooled, encoded[-1].mean(dim=(2, 3))], dim=1)
 
 
 def from_detector(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

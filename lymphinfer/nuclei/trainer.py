@@ -123,8 +123,6 @@ class DetectorTrainer(ABC, Generic[Net, Config]):
         so, and the class's `workers` for a CPU.
     looks : iterable of int
         Steps whose average is kept besides those of ``validate_every``.
-    only : str
-        Train the weights whose name begins so, and leave the others as they are.
 
     Attributes
     ----------
@@ -146,7 +144,6 @@ class DetectorTrainer(ABC, Generic[Net, Config]):
         initial: dict[str, Tensor] | None = None,
         workers: int | None = None,
         looks: Iterable[int] = (),
-        only: str = "",
     ):
         self.config, self.folder, self.device = config, folder, torch.device(device)
         if workers is None:
@@ -162,8 +159,6 @@ class DetectorTrainer(ABC, Generic[Net, Config]):
             fitting = {k: v for k, v in initial.items() if k in own and own[k].shape == v.shape}
             self.net.load_state_dict(fitting, strict=False)
             log.info("%d of %d tensors start from given weights", len(fitting), len(own))
-        for name, weight in self.net.named_parameters():
-            weight.requires_grad_(name.startswith(only))
         self.average: Net = deepcopy(self.net).eval()
         self.optimizer = build_optimizer(self.net, self.last_layers(), config)
         self.step = 0

@@ -14,6 +14,7 @@ from lymphinfer.nuclei.stardist.detector import (
 from lymphinfer.nuclei.stardist.infer import averaged_output, predict_dense, to_input
 from lymphinfer.nuclei.stardist.loss import stardist_loss
 from lymphinfer.nuclei.stardist.network import (
+    MarkerContext,
     StarDistConfig,
     StarDistNet,
     StarDistOutput,
@@ -311,8 +312,9 @@ def test_the_residual_network_answers_on_the_same_grid_as_stardists_own():
     assert [a.shape for a in own] == [b.shape for b in residual]
 
 
-def test_batch_normalisation_folds_into_the_residual_network_as_well():
-    net = residual_net(batch_norm=True, n_markers=1)
+@pytest.mark.parametrize("context", [0, 12])
+def test_batch_normalisation_folds_into_the_residual_network_as_well(context):
+    net = residual_net(batch_norm=True, n_markers=1, n_marker_context=context)
     net.train()
     for _ in range(3):
         net(torch.rand(2, 3, 64, 64))
@@ -329,12 +331,39 @@ def test_an_unknown_encoder_is_refused():
         build_network(StarDistConfig(encoder="vit"))
 
 
-@pytest.mark.parametrize("encoder", ["unet", "resnet"])
-def test_a_folded_network_is_unfolded_to_the_same_function_and_back(encoder):
+@pytest.mark.parametrize("shape", [{"encoder": "unet"}, {"encoder": "resnet", "n_depth": 1}])
+def test_a_marker_context_is_refused_where_there_are_no_maps_for_it(shape):
+    with pytest.raises(ValueError, match="resnet of two levels or more"):
+        build_network(StarDistConfig(n_markers=1, n_marker_context=8, **shape))
+
+
+def test_the_marker_context_sees_the_means_that_scipy_finds():
+    from scipy.ndimage import uniform_filter
+
+    encoded = [torch.rand(1, 4 * 2**i, 64 >> i, 96 >> i) for i in range(4)]
+    decoded = [torch.rand_like(m) for m in encoded]
+    features, read = torch.rand(1, 6, 64, 96), torch.rand(1, 6, 32, 48)
+    near, coarse, around = MarkerContext.inputs(encoded, decoded, features, read)
+    assert near.shape == (1, 4 * 8 + 2 * 6, 32, 48) and around.shape == (1, 8, 8, 12)
+    assert torch.equal(coarse, encoded[2])
+    inner = slice(1, -1)
+    for channel, of in ((16, encoded[1][0, 0]), (24, decoded[1][0, 0])):
+        expected = uniform_filter(of.numpy(), 3)
+        np.testing.assert_allclose(
+            near[0, channel, inner, inner], expected[inner, inner], atol=1e-5
+        )
+    # Twelve pixels of the head's grid: 16 µm.
+    expected = decoded[1][0, 3, 4:16, 8:20].mean()
+    assert float(around[0, 3, 2, 3]) == pytest.approx(float(expected), abs=1e-5)
+
+
+@pytest.mark.parametrize(("encoder", "context"), [("unet", 0), ("resnet", 0), ("resnet", 12)])
+def test_a_folded_network_is_unfolded_to_the_same_function_and_back(encoder, context):
     torch.manual_seed(0)
     config = StarDistConfig(
-        n_filter_base=8, n_conv_after_unet=16, encoder=encoder, batch_norm=True, n_markers=1
-    )
+        n_filter_base=8, n_conv_after_unet=16, encoder=encoder, batch_norm=True, n_markers=1,
+        n_marker_context=context,
+    )  # fmt: skip
     trained = build_network(config)
     for _ in range(3):
         trained(torch.rand(4, 3, 64, 64))

@@ -230,7 +230,7 @@ def test_crops_carry_targets_on_the_output_grid(tmp_path):
     assert set(np.unique(batch["marker"].numpy())) <= {-1.0, 0.0, 1.0}
 
 
-def test_a_run_trains_one_part_alone_and_keeps_the_looks_it_is_asked_for(tmp_path):
+def test_a_run_keeps_the_looks_it_is_asked_for(tmp_path):
     write_image(tmp_path / "data", size=160)
     images = read_folder(tmp_path / "data")
     config = TrainConfig(
@@ -238,11 +238,8 @@ def test_a_run_trains_one_part_alone_and_keeps_the_looks_it_is_asked_for(tmp_pat
                                n_markers=1, encoder="resnet"),
         mpp=0.325, crop_px=64, batch_size=2, steps=4, validate_every=100, bf16=False,
     )  # fmt: skip
-    trainer = Trainer(config, tmp_path / "run", looks=(3,), only="marker", workers=0)
-    before = {k: v.clone() for k, v in trainer.net.state_dict().items()}
+    trainer = Trainer(config, tmp_path / "run", looks=(3,), workers=0)
     after = trainer.fit({"a": images}, []).state_dict()
-    for name, value in before.items():
-        assert torch.equal(value, after[name]) != name.startswith("marker"), name
     looked = trainer.look(3).state_dict()
     assert not torch.equal(looked["marker.1.weight"], after["marker.1.weight"])
     with pytest.raises(FileNotFoundError):

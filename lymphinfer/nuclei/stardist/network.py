@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple, cast
@@ -40,6 +41,9 @@ class StarDistConfig:
         stardist's own plain convolutions, or `ResidualStarDistNet`.
     n_blocks : int
         Residual blocks a level; only for ``resnet``.
+    n_marker_context : int
+        Filters of the layer in which the marker head also reads what lies beside the decoder's
+        map, see `MarkerContext`; 0 builds none. Only for ``resnet`` with two levels or more.
     """
 
     n_rays: int = 32
@@ -51,6 +55,7 @@ class StarDistConfig:
     n_markers: int = 0
     encoder: str = "unet"
     n_blocks: int = 2
+    n_marker_context: int = 0
 
     @property
     def stride(self) -> int:
@@ -174,11 +179,16 @@ def build_network(config: StarDistConfig) -> StarDistNet:
     Raises
     ------
     ValueError
-        Unknown ``config.encoder``.
+        Unknown ``config.encoder``, or one that has no maps for ``config.n_marker_context``.
     """
     kinds = {"unet": UNetStarDistNet, "resnet": ResidualStarDistNet}
     if config.encoder not in kinds:
         raise ValueError(f"encoder {config.encoder!r}: expected one of {', '.join(kinds)}")
+    if config.n_marker_context and (config.encoder != "resnet" or config.n_depth < 2):
+        raise ValueError(
+            f"encoder {config.encoder!r} with {config.n_depth} levels: the context of a marker "
+            "head is read from a resnet of two levels or more"
+        )
     return kinds[config.encoder](config)
 
 
@@ -260,7 +270,7 @@ class ResidualStarDistNet(StarDistNet):
 
     Little is computed at the input's own resolution, most at a quarter of it and below; the marker
     head reads the decoder at twice the output's stride, and its logits are brought to the output
-    grid by bilinear interpolation.
+    grid by bilinear interpolation. With ``n_marker_context`` it also reads `MarkerContext`.
 
     Parameters
     ----------
@@ -292,11 +302,15 @@ class ResidualStarDistNet(StarDistNet):
         self.prob = nn.Conv2d(features, 1, 1)
         self.dist = nn.Conv2d(features, config.n_rays, 1)
         self.marker: nn.Sequential | None = None
+        self.marker_context: MarkerContext | None = None
         if config.n_markers:
+            context = config.n_marker_context
             self.marker = nn.Sequential(
                 ConvBlock(widths[min(1, depth)], features, batch_norm=bn),
-                nn.Conv2d(features, config.n_markers, 1),
+                nn.Conv2d(context or features, config.n_markers, 1),
             )
+            if context:
+                self.marker_context = MarkerContext(widths[1], features, context)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -308,16 +322,17 @@ class ResidualStarDistNet(StarDistNet):
 
     def predict(self, x: Tensor) -> StarDistOutput:
         """See `StarDistNet.predict`."""
-        skips = self.encode(x)
-        x = marker_input = skips.pop()
-        for i in reversed(range(len(skips))):
-            x = self.ascend(x, skips[i], i)
-            if i == 1:
-                marker_input = x
-        features = self.features(x)
+        encoded = self.encode(x)
+        decoded = self.decode(encoded)
+        features = self.features(decoded[0])
         marker = None
         if self.marker is not None:
-            marker = F.interpolate(self.marker(marker_input).float(), x.shape[-2:], mode="bilinear")
+            read = self.marker[0](decoded[min(1, self.config.n_depth)])
+            if self.marker_context is not None:
+                seen = self.marker_context.inputs(encoded, decoded, features, read)
+                read = self.marker_context(*seen)
+            size = decoded[0].shape[-2:]
+            marker = F.interpolate(self.marker[1](read).float(), size, mode="bilinear")
         return StarDistOutput(self.prob(features), self.dist(features), marker)
 
     def encode(self, x: Tensor) -> list[Tensor]:
@@ -325,6 +340,13 @@ class ResidualStarDistNet(StarDistNet):
         maps = [self.stem(x)]
         for level in self.down:
             maps.append(level(maps[-1]))
+        return maps
+
+    def decode(self, encoded: Sequence[Tensor], until: int = 0) -> list[Tensor]:
+        """Maps of the decoder from level `until` on, finest first; the last is the encoder's."""
+        maps = [encoded[-1]]
+        for level in reversed(range(until, len(encoded) - 1)):
+            maps.insert(0, self.ascend(maps[0], encoded[level], level))
         return maps
 
     def ascend(self, x: Tensor, skip: Tensor, level: int) -> Tensor:
@@ -337,6 +359,67 @@ class ResidualStarDistNet(StarDistNet):
         """See `StarDistNet.last_layers`."""
         marker = [] if self.marker is None else [cast(nn.Conv2d, self.marker[1])]
         return [self.prob, self.dist, *marker]
+
+
+class MarkerContext(nn.Module):
+    """A hidden layer of the marker head that reads more than the decoder's map.
+
+    The decoder learns outlines and drops what they do not need. Besides what the head reads there,
+    this layer sees the encoder's maps on the head's own and on the next coarser grid, both maps of
+    its grid averaged over some 4 µm, what the outlines are measured from, and the mean over some
+    16 µm around: a nucleus is told by its neighbours too.
+
+    Parameters
+    ----------
+    width : int
+        Filters on the head's grid; the next coarser one has twice as many.
+    features : int
+        Filters before the heads.
+    c_out : int
+        Filters of this layer.
+    """
+
+    def __init__(self, width: int, features: int, c_out: int):
+        super().__init__()
+        self.near = nn.Conv2d(4 * width + 2 * features, c_out, 1)
+        self.coarse = nn.Conv2d(2 * width, c_out, 1, bias=False)
+        self.around = nn.Conv2d(width, c_out, 1, bias=False)
+
+    @staticmethod
+    def inputs(
+        encoded: Sequence[Tensor], decoded: Sequence[Tensor], features: Tensor, read: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Arguments of `forward` from the maps of a `ResidualStarDistNet`.
+
+        Parameters
+        ----------
+        encoded, decoded : sequence of Tensor
+            The output grid's maps first.
+        features : Tensor, (B, features, 2 H, 2 W)
+            What probability and distances are read from.
+        read : Tensor, (B, features, H, W)
+            What the head without context would read.
+
+        Returns
+        -------
+        tuple of Tensor
+            (B, 4 width + 2 features, H, W), (B, 2 width, H / 2, W / 2), (B, width, H / 4, W / 4).
+        """
+
+        def mean3(x: Tensor) -> Tensor:
+            return F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
+
+        fine = (encoded[1], decoded[1])
+        near = (*fine, *(mean3(x) for x in fine), read, F.avg_pool2d(features, 2))
+        return torch.cat(near, dim=1), encoded[2], mean3(F.avg_pool2d(decoded[1], 4))
+
+    def forward(self, near: Tensor, coarse: Tensor, around: Tensor) -> Tensor:
+        """`inputs` to (B, c_out, H, W)."""
+        size = near.shape[-2:]
+        total: Tensor = self.near(near)
+        for x in (self.coarse(coarse), self.around(around)):
+            total = total + F.interpolate(x, size, mode="bilinear")
+        return F.relu(total)
 
 
 def _initialise(module: nn.Module) -> None:
