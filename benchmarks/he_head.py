@@ -50,48 +50,45 @@ BATCH, EPOCHS, LEARNING_RATE, WEIGHT_DECAY, DROPOUT = 1024, 4, 2e-3, 0.05, (0.4,
 DOUBT = (0.02, 0.04)
 
 
-class Cells(nn.Module):
-    """What `MarkerContext` reads at some points of each nucleus, as one vector each."""
+@torch.inference_mode()
+def maps_of(net: ResidualStarDistNet, pixels: NDArray[np.uint8]) -> tuple[Tensor, ...]:
+    """What `MarkerContext` reads of a whole image, padded to the network's stride."""
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        encoded = net.encode(to_input(pixels[None], net.config.stride))
+        decoded = net.decode(encoded)
+        assert net.marker is not None
+        read = net.marker[0](decoded[1])
+        maps = MarkerContext.inputs(encoded, decoded, net.features(decoded[0]), read)
+    return tuple(m.float() for m in maps)
 
-    def __init__(self, net: ResidualStarDistNet):
-        super().__init__()
-        self.net = net
 
-    @torch.inference_mode()
-    def forward(
-        self,
-        pixels: NDArray[np.uint8],
-        instances: NDArray[np.int32],
-        n: int,
-        rng: np.random.Generator,
-    ) -> tuple[NDArray[np.float16], NDArray[np.bool_]]:
-        """(n, CELLS, D) of labels 1..n, and which of them have a cell of the head's grid at all."""
-        net = self.net
-        x = to_input(pixels[None], net.config.stride)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            encoded = net.encode(x)
-            decoded = net.decode(encoded)
-            assert net.marker is not None
-            read = net.marker[0](decoded[1])
-            maps = MarkerContext.inputs(encoded, decoded, net.features(decoded[0]), read)
-        step = 2 * net.config.grid
-        height, width = maps[0].shape[-2:]
-        labels = np.zeros((height, width), np.int64)
-        inside = np.maximum(instances[step // 2 :: step, step // 2 :: step], 0)
-        labels[: inside.shape[0], : inside.shape[1]] = inside
-        order = np.argsort(labels, axis=None, kind="stable")
-        of_label = labels.ravel()[order]
-        first = np.searchsorted(of_label, np.arange(1, n + 1))
-        count = np.searchsorted(of_label, np.arange(1, n + 1), side="right") - first
-        drawn = first[:, None] + (rng.random((n, CELLS)) * count[:, None]).astype(int)
-        row, column = np.divmod(order[np.minimum(drawn, len(order) - 1)], width)
-        where = np.stack([(column + 0.5) / width, (row + 0.5) / height], axis=-1) * 2 - 1
-        grid = torch.from_numpy(where).float()[None]
-        read_at = [
-            F.grid_sample(m.float(), grid, padding_mode="border", align_corners=False)[0]
-            for m in maps
-        ]
-        return torch.cat(read_at).permute(1, 2, 0).half().numpy(), count > 0
+def cells(
+    net: ResidualStarDistNet,
+    pixels: NDArray[np.uint8],
+    instances: NDArray[np.int32],
+    n: int,
+    rng: np.random.Generator,
+) -> tuple[NDArray[np.float16], NDArray[np.bool_]]:
+    """What `MarkerContext` reads at some points of each nucleus, as one vector each.
+
+    (n, CELLS, D) of labels 1..n, and which of them have a cell of the head's grid at all.
+    """
+    maps = maps_of(net, pixels)
+    step = 2 * net.config.grid
+    height, width = maps[0].shape[-2:]
+    labels = np.zeros((height, width), np.int64)
+    inside = np.maximum(instances[step // 2 :: step, step // 2 :: step], 0)
+    labels[: inside.shape[0], : inside.shape[1]] = inside
+    order = np.argsort(labels, axis=None, kind="stable")
+    of_label = labels.ravel()[order]
+    first = np.searchsorted(of_label, np.arange(1, n + 1))
+    count = np.searchsorted(of_label, np.arange(1, n + 1), side="right") - first
+    drawn = first[:, None] + (rng.random((n, CELLS)) * count[:, None]).astype(int)
+    row, column = np.divmod(order[np.minimum(drawn, len(order) - 1)], width)
+    where = np.stack([(column + 0.5) / width, (row + 0.5) / height], axis=-1) * 2 - 1
+    grid = torch.from_numpy(where).float()[None]
+    read_at = [F.grid_sample(m, grid, padding_mode="border", align_corners=False)[0] for m in maps]
+    return torch.cat(read_at).permute(1, 2, 0).half().numpy(), count > 0
 
 
 def copies(
@@ -137,7 +134,6 @@ def with_context(
     """
     assert isinstance(net, ResidualStarDistNet)
     rng = np.random.default_rng(seed)
-    cells = Cells(net)
     values, labels, weights = [], [], []
     for name, (number, share) in SHARES.items():
         found = []
@@ -146,7 +142,7 @@ def with_context(
             if not known.any():
                 continue
             for pixels, instances in copies(image, mpp, number, rng):
-                read, seen = cells(pixels, instances, image.n_nuclei, rng)
+                read, seen = cells(net, pixels, instances, image.n_nuclei, rng)
                 found.append((read[seen & known], image.leukocyte[1:][seen & known]))
         count = sum(len(y) for _, y in found)
         values += [x for x, _ in found]
@@ -164,7 +160,11 @@ def with_context(
 
 
 def fit(
-    values: Tensor, labels: Tensor, weights: Tensor, seed: int
+    values: Tensor,
+    labels: Tensor,
+    weights: Tensor,
+    seed: int,
+    activation: type[nn.Module] = nn.ReLU,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Weights and biases of two layers for raw values; the loss is on the mean over a nucleus.
 
@@ -184,7 +184,9 @@ def fit(
     mean, deviation = some.mean(dim=(0, 1)), some.std(dim=(0, 1)) + 0.05
     targets = DOUBT[0] + labels * (1 - sum(DOUBT))
     first, last = nn.Linear(values.shape[2], HIDDEN), nn.Linear(HIDDEN, 1)
-    layers = nn.Sequential(nn.Dropout(DROPOUT[0]), first, nn.ReLU(), nn.Dropout(DROPOUT[1]), last)
+    layers = nn.Sequential(
+        nn.Dropout(DROPOUT[0]), first, activation(), nn.Dropout(DROPOUT[1]), last
+    )
     batches = len(values) // BATCH
     optimizer = torch.optim.AdamW(layers.parameters(), weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, EPOCHS * batches)

@@ -1,8 +1,8 @@
 """The residual StarDist network as a patch backbone, and what a detector taught it.
 
 A network that has learned to outline nuclei and to tell leukocytes densely knows most of what a
-patch classifier needs: what its marker head reads and says around the centre of a patch is the
-feature from which the classifier begins.
+patch classifier needs: what its marker head reads around the centre of a patch is the feature from
+which the classifier begins.
 """
 
 from __future__ import annotations
@@ -15,51 +15,58 @@ from torch import Tensor, nn
 
 from lymphinfer.markers.backbones import IMAGENET_MEAN, IMAGENET_STD, FreezableBackbone
 from lymphinfer.nuclei.stardist.network import (
+    MarkerContext,
     ResidualStarDistNet,
     StarDistConfig,
     build_network,
 )
 
 NAME = "stardist-resnet"
-CONFIG = StarDistConfig(
-    encoder="resnet", n_blocks=3, n_conv_after_unet=96, batch_norm=True, n_markers=1
-)
-# Of the Gaussians that weigh the centre, patch px; a nucleus is some 25 px wide at 0.325 µm/px. The
-# narrow one stays inside it, the wide one sees its rim.
-CENTRAL_SIGMAS_PX = (5.0, 11.0)
-_UNUSED = ("features.", "prob.", "dist.", "up.0.", "lateral.0.")
+CONFIG = StarDistConfig(encoder="resnet", n_blocks=3, n_conv_after_unet=96, n_markers=1)
+# Of the Gaussian that weighs the centre, patch px, and in cells of a map at least; a nucleus is
+# some 25 px wide at 0.325 µm/px.
+CENTRAL_SIGMA_PX, CENTRAL_SIGMA_CELLS = 3.0, 0.5
+_UNUSED = ("prob.", "dist.", "marker.1.", "marker_context.")
 
 
 class NucleusEncoder(FreezableBackbone):
-    """(B, 3, S, S) normalised patches to (B, 2 (C + 1) + D) features.
+    """(B, 3, S, S) normalised patches to (B, D) features.
 
-    The C maps that the dense marker head reads and its logit, each by the two Gaussians of
-    `CENTRAL_SIGMAS_PX`, then the means of the D coarsest maps: the nucleus in question, and its
-    neighbourhood.
+    What a marker head with `MarkerContext` reads, by a Gaussian around the centre of the patch: the
+    nucleus in question, and its neighbours.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.net = cast(ResidualStarDistNet, build_network(CONFIG))
-        for name in ("features", "prob", "dist"):
-            setattr(self.net, name, nn.Identity())
-        self.net.up[0], self.net.lateral[0] = nn.Identity(), nn.Identity()
-        coarsest = CONFIG.n_filter_base * 2**CONFIG.n_depth
-        self.num_features = len(CENTRAL_SIGMAS_PX) * (CONFIG.n_conv_after_unet + 1) + coarsest
+        self.net.prob, self.net.dist = nn.Identity(), nn.Identity()  # type: ignore[assignment]
+        cast(nn.Sequential, self.net.marker)[1] = nn.Identity()
+        self.num_features = 7 * 2 * CONFIG.n_filter_base + 2 * CONFIG.n_conv_after_unet
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
-        marker = cast(nn.Sequential, self.net.marker)
-        encoded = self.net.encode(x)
-        read = marker[0](self.net.decode(encoded, until=1)[0])
-        maps = torch.cat([read, marker[1](read)], dim=1)
-        side, stride = maps.shape[-1], encoded[0].shape[-1] * CONFIG.grid // maps.shape[-1]
-        position = (torch.arange(side, device=x.device, dtype=maps.dtype) + 0.5 - side / 2) * stride
-        pooled = []
-        for sigma in CENTRAL_SIGMAS_PX:
-            line = torch.softmax(-0.5 * (position / sigma) ** 2, 0)
-            pooled.append(torch.einsum("bcij,i,j->bc", maps, line, line))
-        return torch.cat([*pooled, encoded[-1].mean(dim=(2, 3))], dim=1)
+        net, marker = self.net, cast(nn.Sequential, self.net.marker)
+        encoded = net.encode(x)
+        decoded = net.decode(encoded)
+        maps = MarkerContext.inputs(
+            encoded, decoded, net.features(decoded[0]), marker[0](decoded[1])
+        )
+        return torch.cat([around_centre(m, x.shape[-1] / m.shape[-1]) for m in maps], dim=1)
+
+
+def around_centre(maps: Tensor, stride: float) -> Tensor:
+    """(B, C, H, H) maps to their (B, C) means around the centre, by a Gaussian.
+
+    Parameters
+    ----------
+    maps : Tensor
+    stride : float
+        Of the maps, patch px.
+    """
+    side, sigma = maps.shape[-1], max(CENTRAL_SIGMA_PX, CENTRAL_SIGMA_CELLS * stride)
+    position = (torch.arange(side, device=maps.device, dtype=maps.dtype) + 0.5 - side / 2) * stride
+    line = torch.softmax(-0.5 * (position / sigma) ** 2, 0)
+    return torch.einsum("bcij,i,j->bc", maps, line, line)
 
 
 def from_detector(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -68,7 +75,8 @@ def from_detector(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Parameters
     ----------
     state : mapping of str to Tensor
-        ``ResidualStarDistNet.state_dict()`` with batch normalisation, of the shape of `CONFIG`.
+        ``ResidualStarDistNet.state_dict()`` of the shape of `CONFIG`, with `MarkerContext` or
+        without.
 
     Returns
     -------
