@@ -20,7 +20,6 @@ from lymphinfer.nuclei.augment import Augmentation, perturb_optics, perturb_pigm
 from lymphinfer.nuclei.datasets import AnnotatedImage
 from lymphinfer.nuclei.stardist.infer import to_input
 from lymphinfer.nuclei.stardist.network import (
-    MarkerContext,
     ResidualStarDistNet,
     StarDistNet,
     build_network,
@@ -54,11 +53,7 @@ DOUBT = (0.02, 0.04)
 def maps_of(net: ResidualStarDistNet, pixels: NDArray[np.uint8]) -> tuple[Tensor, ...]:
     """What `MarkerContext` reads of a whole image, padded to the network's stride."""
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        encoded = net.encode(to_input(pixels[None], net.config.stride))
-        decoded = net.decode(encoded)
-        assert net.marker is not None
-        read = net.marker[0](decoded[1])
-        maps = MarkerContext.inputs(encoded, decoded, net.features(decoded[0]), read)
+        maps = net.read_around(to_input(pixels[None], net.config.stride))
     return tuple(m.float() for m in maps)
 
 

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from lymphinfer.compute import channels_last
 from lymphinfer.markers.classifier import ClassifierConfig, MarkerClassifier
-from lymphinfer.markers.nucleus_encoder import CENTRAL_SIGMA_CELLS, CENTRAL_SIGMA_PX, from_detector
+from lymphinfer.markers.nucleus_encoder import central_weights, from_detector
 from lymphinfer.markers.patches import cut_patches
 from lymphinfer.nuclei.datasets import AnnotatedImage
 from lymphinfer.nuclei.stardist.network import ResidualStarDistNet, StarDistNet
@@ -53,9 +53,8 @@ def read_at(
     means = []
     for m in maps:
         stride = width / m.shape[-1]
-        sigma = max(CENTRAL_SIGMA_PX, CENTRAL_SIGMA_CELLS * stride)
         offset = (np.arange(-3, 3) + 0.5) * stride
-        line = torch.softmax(torch.from_numpy(-0.5 * (offset / sigma) ** 2), 0).float()
+        line = central_weights(torch.from_numpy(offset), stride).float()
         points = (xy + 0.5)[:, None, None] + np.stack(np.meshgrid(offset, offset), axis=-1)
         where = torch.from_numpy(points / (width, height) * 2 - 1).float()
         for_each = where.reshape(1, len(xy), -1, 2)

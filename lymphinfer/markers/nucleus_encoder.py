@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from lymphinfer.markers.backbones import IMAGENET_MEAN, IMAGENET_STD, FreezableBackbone
 from lymphinfer.nuclei.stardist.network import (
-    MarkerContext,
     ResidualStarDistNet,
     StarDistConfig,
     build_network,
@@ -45,12 +44,7 @@ class NucleusEncoder(FreezableBackbone):
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
-        net, marker = self.net, cast(nn.Sequential, self.net.marker)
-        encoded = net.encode(x)
-        decoded = net.decode(encoded)
-        maps = MarkerContext.inputs(
-            encoded, decoded, net.features(decoded[0]), marker[0](decoded[1])
-        )
+        maps = self.net.read_around(x)
         return torch.cat([around_centre(m, x.shape[-1] / m.shape[-1]) for m in maps], dim=1)
 
 
@@ -63,10 +57,16 @@ def around_centre(maps: Tensor, stride: float) -> Tensor:
     stride : float
         Of the maps, patch px.
     """
-    side, sigma = maps.shape[-1], max(CENTRAL_SIGMA_PX, CENTRAL_SIGMA_CELLS * stride)
+    side = maps.shape[-1]
     position = (torch.arange(side, device=maps.device, dtype=maps.dtype) + 0.5 - side / 2) * stride
-    line = torch.softmax(-0.5 * (position / sigma) ** 2, 0)
+    line = central_weights(position, stride)
     return torch.einsum("bcij,i,j->bc", maps, line, line)
+
+
+def central_weights(position: Tensor, stride: float) -> Tensor:
+    """Weights (N,), of sum 1, of cells at (N,) patch px from the centre, on a map of a stride."""
+    sigma = max(CENTRAL_SIGMA_PX, CENTRAL_SIGMA_CELLS * stride)
+    return torch.softmax(-0.5 * (position / sigma) ** 2, 0)
 
 
 def from_detector(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

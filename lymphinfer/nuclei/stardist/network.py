@@ -335,6 +335,16 @@ class ResidualStarDistNet(StarDistNet):
             marker = F.interpolate(self.marker[1](read).float(), size, mode="bilinear")
         return StarDistOutput(self.prob(features), self.dist(features), marker)
 
+    def read_around(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What a `MarkerContext` reads of an input: see `MarkerContext.inputs`.
+
+        Also of a network whose own marker head has no context.
+        """
+        encoded = self.encode(x)
+        decoded = self.decode(encoded)
+        read = cast(nn.Sequential, self.marker)[0](decoded[1])
+        return MarkerContext.inputs(encoded, decoded, self.features(decoded[0]), read)
+
     def encode(self, x: Tensor) -> list[Tensor]:
         """Maps of the encoder, finest first: the output grid's, then each half as fine."""
         maps = [self.stem(x)]
