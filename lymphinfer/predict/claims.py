@@ -177,6 +177,8 @@ class Claims:
             It cannot be written.
         """
         if computed or not claim.finished_before:
+            # A worker that died in the middle of a write, its shard done again by another.
+            _sweep(claim.job.folder)
             self._end(claim, Status.DONE, nuclei=nuclei, shards_retried=shards_retried)
         else:
             self.drop(claim)
@@ -243,7 +245,10 @@ class Claims:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what a killed process left half-written; only the holder of the lock may."""
+    """Remove what a killed process left half-written.
+
+    Only the holder of the lock may, while none of its workers writes.
+    """
     for place in (folder, folder / PARTS):
         for pattern in (".*.tmp", f"{LOCK}.*.guard"):
             for path in place.glob(pattern):

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -79,14 +80,14 @@ def run(root: Path, out: str, chosen, address: str):
     return run_on_dask(jobs, root / out, chosen, scheduler=address)
 
 
-def when_parts_are_there(out: Path, count: int, act) -> None:
-    """Act from a thread once so many parts are written."""
+def when_files_are_there(out: Path, count: int, act, pattern: str = "*.parquet") -> None:
+    """Act from a thread once so many parts, or other files, are written."""
     import threading
 
     def wait() -> None:
         end = time.monotonic() + 120
-        while len(list(out.glob("**/*.parquet"))) < count and time.monotonic() < end:
-            time.sleep(0.02)
+        while len(list(out.glob(f"**/{pattern}"))) < count and time.monotonic() < end:
+            time.sleep(0.0005)
         act()
 
     threading.Thread(target=wait, daemon=True).start()
@@ -99,7 +100,9 @@ def test_three_workers_one_of_them_killed_give_the_bytes_of_the_local_engine(bat
         assert result_bytes(root / "calm") == local
         assert [o.slide.name for o in calm.failed] == ["text.svs"]
         assert sum(o.shards_retried for o in calm.outcomes) == 0
-        when_parts_are_there(root / "hurt", 4, lambda: os.kill(victim.pid, signal.SIGKILL))
+        half_written = f".*.parquet.{victim.pid}-*.tmp"
+        kill = partial(os.kill, victim.pid, signal.SIGKILL)
+        when_files_are_there(root / "hurt", 1, kill, half_written)
         hurt = run(root, "hurt", chosen, address)
         assert victim.wait() == -signal.SIGKILL
     assert result_bytes(root / "hurt") == local
@@ -113,7 +116,7 @@ def test_without_its_scheduler_it_ends_clearly_and_goes_on_with_a_new_one(batch,
     root, chosen, local = batch
     (tmp_path / "one").mkdir()
     with cluster(tmp_path / "one", workers=1) as (address, (scheduler, _)):
-        when_parts_are_there(root / "lost", 4, lambda: os.kill(scheduler.pid, signal.SIGKILL))
+        when_files_are_there(root / "lost", 4, lambda: os.kill(scheduler.pid, signal.SIGKILL))
         with pytest.raises(LymphinferError, match=r"scheduler is lost.*same command"):
             run(root, "lost", chosen, address)
     kept = {p: p.stat().st_mtime_ns for p in (root / "lost").glob("**/*.parquet")}
