@@ -85,13 +85,14 @@ def apply_hierarchy(
         elif mode is HierarchyMode.CONDITIONAL:
             coherent = marginal[:, child] <= marginal[:, parent]
             unchanged = result[:, parent] == marginal[:, parent]
+            # At most 1, and no division by what is zero or too small to divide by.
             share = np.divide(
                 marginal[:, child],
                 marginal[:, parent],
                 out=np.ones(len(heads), np.float32),
-                where=marginal[:, parent] > 0,
+                where=marginal[:, child] < marginal[:, parent],
             )
-            product = np.minimum(share, 1) * result[:, parent]
+            product = share * result[:, parent]
             # Dividing and multiplying back would move coherent values by a rounding error.
             result[:, child] = np.where(coherent & unchanged, marginal[:, child], product)
     return result
