@@ -1,10 +1,14 @@
-"""Running a command and watching what it costs."""
+"""Running a command and watching what it costs, and on which machine."""
 
 from __future__ import annotations
 
+import os
+import platform
 import subprocess
 import time
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
@@ -44,3 +48,12 @@ def run(command: list[str], env: dict[str, str] | None = None) -> Cost:
     if process.returncode:
         raise SystemExit(f"{' '.join(command)}: exit code {process.returncode}")
     return Cost(time.perf_counter() - began, peak, cpu)
+
+
+def machine() -> str:
+    """Model and number of the CPU cores."""
+    model = platform.processor() or platform.machine()
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), model)
+    return f"{model}, {os.cpu_count()} cores"

@@ -21,6 +21,7 @@ import numpy as np
 from he_data import NUINSSEG_HELD_OUT, NUINSSEG_MPP
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
+from process import machine
 from rich.console import Console
 from rich.table import Table
 from scipy import ndimage
@@ -28,7 +29,7 @@ from sklearn.metrics import average_precision_score, balanced_accuracy_score, ro
 
 from lymphinfer.bundles.loading import Bundle, load_bundle
 from lymphinfer.bundles.schema import Evidence
-from lymphinfer.compute import half_type, resolve_device
+from lymphinfer.compute import half_type, precision_name, resolve_device
 from lymphinfer.markers.calibration import Calibration, expected_calibration_error
 from lymphinfer.markers.hierarchy import apply_hierarchy
 from lymphinfer.markers.patches import cut_patches
@@ -408,7 +409,12 @@ def measure(bundle: Bundle, data: Path, *, quick: bool) -> dict[str, Any]:
     if (data / "nuinsseg").is_dir():
         result["nuinsseg_held_out"] = on_nuinsseg(bundle, data / "nuinsseg")
     result["base_rates"] = base_rates(bundle, images)
-    result["seconds_per_mm2_in_memory"] = seconds_per_mm2(bundle, images[:4])
+    result["measured_on"] = {
+        "machine": machine(),
+        "precision": precision_name(bundle.markers.autocast),
+        "runtime": bundle.runtime,
+        "seconds_per_mm2_in_memory": seconds_per_mm2(bundle, images[:4]),
+    }
     if not quick:
         result["extremes"] = under_extremes(bundle, images)
         detector = stardist_of(bundle)

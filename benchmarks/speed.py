@@ -16,18 +16,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shutil
 import statistics
 import sys
 import tempfile
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from process import Cost, run
+from process import Cost, machine, run
 from rich.console import Console
 from rich.table import Table
 
@@ -121,7 +119,7 @@ def measure(slide: Path, bundle: str, repeats: int, arguments: list[str]) -> dic
 def growth(slides: list[Path], bundle: str, repeats: int, arguments: list[str]) -> Table:
     """How the cost grows from slide to slide."""
     names = ("tissue mm²", "nuclei per mm²", "slide to file", "whole command", "peak MB")
-    table = Table(title=f"{bundle}: s/mm², {machine(repeats)}")
+    table = Table(title=f"{bundle}: s/mm², {measured(repeats)}")
     for name in names:
         table.add_column(name, justify="right")
     for slide in slides:
@@ -130,19 +128,14 @@ def growth(slides: list[Path], bundle: str, repeats: int, arguments: list[str]) 
     return table
 
 
-def machine(repeats: int) -> str:
-    """What the numbers were measured on."""
-    model = platform.processor() or platform.machine()
-    with suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), model)
-    runs = "one run each" if repeats == 1 else f"medians of {repeats}"
-    return f"{model}, {os.cpu_count()} cores; {runs}"
+def measured(repeats: int) -> str:
+    """What the numbers were measured on, and how often."""
+    return f"{machine()}; " + ("one run each" if repeats == 1 else f"medians of {repeats}")
 
 
 def compare(slide: Path, options: argparse.Namespace) -> tuple[Table, dict[str, Any]]:
     """Bundles on one slide, stage by stage, and what one would use instead."""
-    table = Table(title=f"{slide.name}, {machine(options.repeats)}")
+    table = Table(title=f"{slide.name}, {measured(options.repeats)}")
     table.add_column("s/mm²")
     results: dict[str, dict[str, float]] = {}
     for bundle in options.bundles:

@@ -46,7 +46,7 @@ def resolve_device(name: str = "auto") -> torch.device:
 def half_type(device: torch.device, precision: str = "auto") -> torch.dtype | None:
     """Number type of the convolutions, None for full precision.
 
-    ``auto`` takes bfloat16 on GPUs and CPUs that compute it natively, float16 on older GPUs, and
+    ``auto`` takes bfloat16 on GPUs and CPUs that are faster in it, float16 on older GPUs, and
     full precision elsewhere.
 
     Raises
@@ -61,12 +61,25 @@ def half_type(device: torch.device, precision: str = "auto") -> torch.dtype | No
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     if device.type == "cpu":
-        native = any(
-            getattr(torch.cpu, name, lambda: False)()
-            for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-        )
-        return torch.bfloat16 if native else None
+        return torch.bfloat16 if _cpu_prefers_bf16() else None
     return None
+
+
+def _cpu_prefers_bf16() -> bool:
+    """Whether bfloat16 is faster than float32 on this CPU.
+
+    With AMX it is, and with AVX-512's instructions on AMD. Intel's cores without AMX have these
+    too, but are half again as slow with them as in float32 (`benchmarks/README.md`).
+    """
+    if _has("_is_amx_tile_supported"):
+        return True
+    known: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    intel = "Intel" in str(known.get("cpu_name", ""))
+    return _has("_is_avx512_bf16_supported") and not intel
+
+
+def _has(instructions: str) -> bool:
+    return bool(getattr(torch.cpu, instructions, lambda: False)())
 
 
 def channels_last(net: Net, device: torch.device | str = "cpu") -> Net:

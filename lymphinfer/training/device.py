@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from lymphinfer.compute import half_type
 from lymphinfer.errors import DataError
 
 if TYPE_CHECKING:
@@ -21,10 +22,7 @@ def choose_precision(wanted: str, device: torch.device) -> str:
         return wanted
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    if device.type == "cpu":
-        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        return "bf16" if fast else "no"
-    return "no"
+    return "bf16" if half_type(device) is torch.bfloat16 else "no"
 
 
 def make_accelerator(precision: str, device: str = "auto") -> Accelerator:
