@@ -20,7 +20,7 @@ def test_slides_that_break_their_reader_cost_themselves_alone(disc_bundle, tmp_p
     image, _ = disc_image(300, 300)
     reasons = {
         "abort": "crashed: signal 6 (SIGABRT)",
-        "hang": "--slide-timeout 6 s",
+        "hang": "--slide-timeout 20 s",
         "hungry": "more than 2.2 GB",
         "odd": "ZeroDivisionError: by a made reader",
     }
@@ -29,7 +29,7 @@ def test_slides_that_break_their_reader_cost_themselves_alone(disc_bundle, tmp_p
     result = predict_folder(
         slides, tmp_path / "out", settings=settings(disc_bundle),
         options=BatchOptions(
-            worker_setup=readers_made.all_wrong, slide_timeout=6, memory_limit_gb=2.2
+            worker_setup=readers_made.all_wrong, slide_timeout=20, memory_limit_gb=2.2
         ),
     )  # fmt: skip
     assert (len(result.done), len(result.failed), result.exit_code) == (3, 4, 1)
