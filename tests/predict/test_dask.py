@@ -26,6 +26,13 @@ pytest.importorskip("distributed")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name == "nt", reason="kill -9 is POSIX")]
 
 
+WORKER = ("--nthreads", "1", "--no-nanny", "--host", "127.0.0.1")
+SLOW_DISK = """
+import os, time
+os.fsync = lambda descriptor, real=os.fsync: (time.sleep(0.2), real(descriptor))
+"""
+
+
 @pytest.fixture(scope="module")
 def batch(disc_bundle, tmp_path_factory):
     """Two slides of six shards and a file that is none; settings, local result tree."""
@@ -43,8 +50,13 @@ def batch(disc_bundle, tmp_path_factory):
 
 @contextmanager
 def cluster(folder: Path, workers: int = 3) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
-    """A scheduler and workers without nannies on the loopback; yields address and processes."""
+    """A scheduler and workers without nannies on the loopback; yields address and processes.
+
+    A worker takes its time over each write, to be met in the middle of one.
+    """
     file = folder / "scheduler.json"
+    slow = folder / "slow_disk.py"
+    slow.write_text(SLOW_DISK)
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
 
     def start(module: str, *arguments: str) -> subprocess.Popen[bytes]:
@@ -60,10 +72,7 @@ def cluster(folder: Path, workers: int = 3) -> Iterator[tuple[str, list[subproce
         end = time.monotonic() + 60
         while not file.exists() and time.monotonic() < end:
             time.sleep(0.1)
-        processes += [
-            start("dask_worker", "--nthreads", "1", "--no-nanny", "--host", "127.0.0.1")
-            for _ in range(workers)
-        ]
+        processes += [start("dask_worker", *WORKER, "--preload", str(slow)) for _ in range(workers)]
         import json
 
         yield json.loads(file.read_text())["address"], processes
@@ -87,7 +96,7 @@ def when_files_are_there(out: Path, count: int, act, pattern: str = "*.parquet")
     def wait() -> None:
         end = time.monotonic() + 120
         while len(list(out.glob(f"**/{pattern}"))) < count and time.monotonic() < end:
-            time.sleep(0.0005)
+            time.sleep(0.02)
         act()
 
     threading.Thread(target=wait, daemon=True).start()
