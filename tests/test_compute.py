@@ -35,3 +35,14 @@ def test_a_precision_that_is_asked_for_is_taken():
     assert half_type(CPU, "bf16") is torch.bfloat16
     assert half_type(CPU, "fp32") is None
     assert choose_precision("bf16", CPU) == "bf16"
+
+
+@pytest.mark.parametrize(("native", "wanted"), [(True, "bf16"), (False, "fp16")])
+def test_a_gpu_that_only_emulates_bfloat16_computes_in_float16(monkeypatch, native, wanted):
+    def supported(including_emulation=True):
+        return including_emulation or native
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    gpu = torch.device("cuda")
+    assert precision_name(half_type(gpu)) == {"bf16": "bfloat16", "fp16": "float16"}[wanted]
+    assert choose_precision("auto", gpu) == wanted

@@ -20,9 +20,8 @@ def choose_precision(wanted: str, device: torch.device) -> str:
     """``no``, ``bf16`` or ``fp16``: as asked, or for ``auto`` what the device is fast at."""
     if wanted != "auto":
         return wanted
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    return "bf16" if half_type(device) is torch.bfloat16 else "no"
+    fastest = half_type(device)
+    return next(name for name, number_type in AUTOCAST.items() if number_type is fastest)
 
 
 def make_accelerator(precision: str, device: str = "auto") -> Accelerator:
