@@ -42,6 +42,7 @@ from lymphinfer.markers.classifier import ClassifierConfig, MarkerClassifier
 from lymphinfer.markers.nucleus_encoder import NAME
 from lymphinfer.nuclei.datasets import AnnotatedImage
 from lymphinfer.nuclei.metrics import score_segmentation
+from lymphinfer.nuclei.stardist.batch_norm import unfold_batch_norm
 from lymphinfer.nuclei.stardist.decode import decode, refine
 from lymphinfer.nuclei.stardist.detector import StarDistDetector
 from lymphinfer.nuclei.stardist.infer import DensePrediction, predict_dense
@@ -49,7 +50,6 @@ from lymphinfer.nuclei.stardist.network import (
     StarDistConfig,
     StarDistNet,
     build_network,
-    unfold_batch_norm,
 )
 from lymphinfer.nuclei.stardist.train import (
     CropDataset,

@@ -116,7 +116,7 @@ sides of a split, its authors' own included. Half of its leukocytes lie in one i
 By `python benchmarks/quality.py --data DIR --bundle $name --precision bf16`, with OpenVINO.
 Intervals: 95 %, bootstrap over images. `--precision fp32` changes AUROCs by up to 0.002 and other rates by up
 to 0.013. Detection and classification of images in memory took $seconds s/mm² (float32: $float32) on
-$machine without AMX.
+$machine.
 
 Nuclei, CoNSeP test (14 images, $nuclei nuclei; $found found):
 

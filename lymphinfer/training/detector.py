@@ -23,8 +23,8 @@ from lymphinfer.nuclei.hovernet.network import HoVerNetConfig
 from lymphinfer.nuclei.hovernet.train import TYPES, HoVerNetTrainer, HoVerNetTraining, segment
 from lymphinfer.nuclei.layouts import read_any_folder
 from lymphinfer.nuclei.metrics import SegmentationScore
+from lymphinfer.nuclei.stardist.batch_norm import unfold_batch_norm
 from lymphinfer.nuclei.stardist.detector import StarDistDetector
-from lymphinfer.nuclei.stardist.network import unfold_batch_norm
 from lymphinfer.nuclei.stardist.train import CropDataset, TrainConfig, Trainer, validate
 
 ARCHITECTURES = ("stardist", "hovernet")

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch.nn import functional as F
 
@@ -21,7 +23,7 @@ def normalised(x):
 
 def test_the_encoder_begins_with_what_the_detectors_marker_head_reads():
     torch.manual_seed(0)
-    with_context = build_network(CONFIG.__class__(**{**CONFIG.to_dict(), "n_marker_context": 8}))
+    with_context = build_network(replace(CONFIG, n_marker_context=8))
     encoder = NucleusEncoder()
     encoder.load_state_dict(from_detector(with_context.state_dict()))
     seen = []

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from lymphinfer.nuclei.detector import polygon_centroids
+from lymphinfer.nuclei.stardist.batch_norm import fold_batch_norm, unfold_batch_norm
 from lymphinfer.nuclei.stardist.decode import StarPolygons, decode, refine
 from lymphinfer.nuclei.stardist.detector import (
     CONTEXT_PX,
@@ -19,8 +20,6 @@ from lymphinfer.nuclei.stardist.network import (
     StarDistNet,
     StarDistOutput,
     build_network,
-    fold_batch_norm,
-    unfold_batch_norm,
 )
 from lymphinfer.nuclei.stardist.targets import object_probability, star_targets
 

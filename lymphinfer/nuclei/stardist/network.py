@@ -352,10 +352,10 @@ class ResidualStarDistNet(StarDistNet):
             maps.append(level(maps[-1]))
         return maps
 
-    def decode(self, encoded: Sequence[Tensor], until: int = 0) -> list[Tensor]:
-        """Maps of the decoder from level `until` on, finest first; the last is the encoder's."""
+    def decode(self, encoded: Sequence[Tensor]) -> list[Tensor]:
+        """Maps of the decoder, finest first; the last is the encoder's."""
         maps = [encoded[-1]]
-        for level in reversed(range(until, len(encoded) - 1)):
+        for level in reversed(range(len(encoded) - 1)):
             maps.insert(0, self.ascend(maps[0], encoded[level], level))
         return maps
 
@@ -437,72 +437,3 @@ def _initialise(module: nn.Module) -> None:
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
-
-
-def fold_batch_norm(net: StarDistNet) -> StarDistNet:
-    """Return the same function without batch normalisation (evaluation mode, running statistics).
-
-    Parameters
-    ----------
-    net : StarDistNet
-        Any network; one without batch normalisation is copied.
-
-    Returns
-    -------
-    StarDistNet
-        In evaluation mode, ``config.batch_norm`` False, outputs equal up to rounding.
-    """
-    plain = build_network(StarDistConfig(**{**net.config.to_dict(), "batch_norm": False}))
-    state = {k: v for k, v in net.state_dict().items() if ".norm." not in k}
-    for name, block in net.named_modules():
-        if isinstance(block, ConvBlock) and isinstance(block.norm, nn.BatchNorm2d):
-            fused = torch.nn.utils.fuse_conv_bn_eval(block.conv.eval(), block.norm.eval())
-            state[f"{name}.conv.weight"] = fused.weight.detach()
-            state[f"{name}.conv.bias"] = cast(Tensor, fused.bias).detach()
-    plain.load_state_dict(state)
-    return plain.eval()
-
-
-@torch.no_grad()
-def unfold_batch_norm(net: StarDistNet, x: Tensor) -> StarDistNet:
-    """Return the same function with batch normalisation, to train a shipped network further.
-
-    Each normalisation gets the statistics of its layer on `x`, and the scale and offset that undo
-    them: the inverse of `fold_batch_norm`.
-
-    Parameters
-    ----------
-    net : StarDistNet
-        Without batch normalisation; one with it is copied.
-    x : Tensor, (B, 3, H, W)
-        A batch of training images, as `StarDistNet.forward` takes them; the more pixels, the better
-        the statistics.
-
-    Returns
-    -------
-    StarDistNet
-        In evaluation mode, ``config.batch_norm`` True, outputs equal up to rounding.
-    """
-    full = build_network(StarDistConfig(**{**net.config.to_dict(), "batch_norm": True})).eval()
-    full.load_state_dict(net.state_dict(), strict=False)
-    if net.config.batch_norm:
-        return full
-
-    def adopt(norm: nn.BatchNorm2d, y: Tensor) -> None:
-        variance, mean = torch.var_mean(y.float(), dim=(0, 2, 3), correction=0)
-        cast(Tensor, norm.running_mean).copy_(mean)
-        cast(Tensor, norm.running_var).copy_(variance)
-        norm.weight.copy_((variance + norm.eps).sqrt())
-        norm.bias.copy_(mean)
-
-    hooks = []
-    for block in full.modules():
-        if isinstance(block, ConvBlock) and isinstance(block.norm, nn.BatchNorm2d):
-            norm = block.norm
-            hooks.append(
-                block.conv.register_forward_hook(lambda _m, _x, y, norm=norm: adopt(norm, y))
-            )
-    full(x)
-    for hook in hooks:
-        hook.remove()
-    return full

@@ -26,6 +26,7 @@ from lymphinfer.nuclei.augment import (
 )
 from lymphinfer.nuclei.datasets import AnnotatedImage
 from lymphinfer.nuclei.metrics import SegmentationScore, score_segmentation
+from lymphinfer.nuclei.stardist.batch_norm import fold_batch_norm
 from lymphinfer.nuclei.stardist.decode import decode, refine
 from lymphinfer.nuclei.stardist.infer import predict_dense
 from lymphinfer.nuclei.stardist.loss import StarDistLoss, stardist_loss
@@ -33,7 +34,6 @@ from lymphinfer.nuclei.stardist.network import (
     StarDistConfig,
     StarDistNet,
     build_network,
-    fold_batch_norm,
 )
 from lymphinfer.nuclei.stardist.targets import object_probability, star_targets
 from lymphinfer.nuclei.trainer import Batch, DetectorTrainer, network_input
