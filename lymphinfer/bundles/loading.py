@@ -27,7 +27,9 @@ from lymphinfer.markers.classifier import (
     compiled,
 )
 from lymphinfer.markers.dense import DenseMarkers
+from lymphinfer.markers.far_scale import FarConfig, FarNet
 from lymphinfer.markers.hovernet import backbone_config
+from lymphinfer.markers.two_scale import FarScale, NearMarkers, TwoScaleConfig, TwoScaleHead
 from lymphinfer.nuclei.detector import Detection, Detector
 from lymphinfer.nuclei.hovernet import network as hovernet
 from lymphinfer.nuclei.hovernet.detector import HoVerNetDetector
@@ -101,6 +103,10 @@ class MarkerModel:
     autocast : torch.dtype or None
     run : callable, optional
         Computes the classifier in its place, see `lymphinfer.markers.classifier.compiled`.
+    head : TwoScaleHead, optional
+        Of a ``two-scale`` bundle, on the CPU.
+    far : FarScale, optional
+        What sees the neighbourhoods for it.
     """
 
     manifest: BundleManifest
@@ -109,6 +115,8 @@ class MarkerModel:
     device: torch.device
     autocast: torch.dtype | None
     run: Callable[[Tensor], Tensor] | None = None
+    head: TwoScaleHead | None = None
+    far: FarScale | None = None
 
     @property
     def patch_px(self) -> int:
@@ -116,9 +124,14 @@ class MarkerModel:
         return 0 if self.classifier is None else self.classifier.config.patch_px
 
     def logits(
-        self, patches: NDArray[np.uint8] | None, detection: Detection
+        self,
+        patches: NDArray[np.uint8] | None,
+        detection: Detection,
+        far: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float32]:
-        """Logits (N, len(learned)) of nuclei, from their patches or their detection."""
+        """Logits (N, len(learned)) of nuclei, from their patches or detection, and far features."""
+        if self.head is not None:
+            return self._two_scale(detection.near, far)
         if self.classifier is not None and patches is not None:
             return classify_patches(
                 self.classifier,
@@ -133,6 +146,15 @@ class MarkerModel:
                 "but the detector has none"
             )
         return detection.marker_logits[:, : len(self.learned)]
+
+    @torch.inference_mode()
+    def _two_scale(
+        self, near: NDArray[np.float32] | None, far: NDArray[np.float32] | None
+    ) -> NDArray[np.float32]:
+        assert self.head is not None
+        scales = (None if x is None else torch.from_numpy(x) for x in (near, far))
+        logits: NDArray[np.float32] = self.head(*scales).numpy()
+        return logits
 
     def head_outputs(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """Calibrated head outputs.
@@ -216,6 +238,8 @@ def load_bundle(
         verify_files(source)
     finder = _build_detector(source, manifest.mpp, device, autocast, runtime)
     markers = _build_markers(manifest, device, autocast, runtime)
+    if markers.head is not None:
+        finder = _with_near(finder, manifest, source, device, autocast, runtime)
     if manifest.classifier["kind"] == "dense" and markers.classifier is not None:
         finder = DenseMarkers(finder, markers.classifier, device=device, autocast=autocast)
         markers = replace(markers, classifier=None)
@@ -287,7 +311,7 @@ def _build_markers(
     manifest: BundleManifest, device: torch.device, autocast: torch.dtype | None, runtime: str
 ) -> MarkerModel:
     table = manifest.classifier
-    classifier = None
+    classifier = head = far = None
     try:
         kind = table["kind"]
         if kind in ("patch", "dense"):
@@ -303,6 +327,13 @@ def _build_markers(
             channels_last(classifier.eval(), device)
         elif kind == "feature":
             learned = tuple(table["markers"])
+        elif kind == "two-scale":
+            head = TwoScaleHead(TwoScaleConfig.from_dict(table["head"]))
+            _load_into(head.eval(), manifest, table["file"])
+            learned = head.config.markers
+            net = FarNet(FarConfig.from_dict(table["far"]["network"]))
+            _load_into(net, manifest, table["far"]["file"])
+            far = FarScale(net, device=device, autocast=autocast, runtime=runtime)
         else:
             raise BundleError(f"bundle {manifest.name}: classifier kind {kind!r} is unknown")
     except (KeyError, TypeError) as error:
@@ -317,4 +348,31 @@ def _build_markers(
     run = None
     if runtime == "openvino" and classifier is not None and table["kind"] == "patch":
         run = compiled(classifier, autocast)
-    return MarkerModel(manifest, classifier, learned, device, autocast, run)
+    return MarkerModel(manifest, classifier, learned, device, autocast, run, head, far)
+
+
+def _with_near(
+    finder: Detector,
+    manifest: BundleManifest,
+    source: BundleManifest,
+    device: torch.device,
+    autocast: torch.dtype | None,
+    runtime: str,
+) -> NearMarkers:
+    """The detector with the near features that a two-scale head reads."""
+    table = manifest.classifier["near"]
+    own = source is manifest and table["file"] == manifest.detector["file"]
+    if own and isinstance(finder, StarDistDetector):
+        net = finder.net
+    else:
+        net = build_network(StarDistConfig(**table["network"]))
+        _load_into(net, manifest, table["file"])
+    return NearMarkers(
+        finder,
+        net,
+        mpp=float(table["mpp"]),
+        working_mpp=manifest.mpp,
+        device=device,
+        autocast=autocast,
+        runtime=runtime,
+    )

@@ -26,12 +26,15 @@ class Detection:
         Logits of the detector's own marker head over each nucleus, where it has one.
     extras : mapping of str to ndarray of float32, (N,)
         What else the detector measures, by column of the nucleus table; the same names every time.
+    near : ndarray of float32 or None, (N, C)
+        Near features of each nucleus, see `lymphinfer.markers.two_scale`.
     """
 
     polygons: NDArray[np.float32]
     probability: NDArray[np.float32]
     marker_logits: NDArray[np.float32] | None = None
     extras: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    near: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.probability)
@@ -40,7 +43,8 @@ class Detection:
         """Nuclei at a boolean or integer index."""
         logits = None if self.marker_logits is None else self.marker_logits[index]
         extras = {name: values[index] for name, values in self.extras.items()}
-        return Detection(self.polygons[index], self.probability[index], logits, extras)
+        near = None if self.near is None else self.near[index]
+        return Detection(self.polygons[index], self.probability[index], logits, extras, near)
 
 
 def polygon_centroids(polygons: NDArray[np.floating]) -> NDArray[np.float64]:

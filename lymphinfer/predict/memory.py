@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from lymphinfer.bundles.loading import MarkerModel
 from lymphinfer.errors import LymphinferError
+from lymphinfer.markers.two_scale import FarMap, FarScale
 from lymphinfer.nuclei.detector import Detection, Detector
 from lymphinfer.slides import Tile
 
@@ -127,7 +128,10 @@ class CarefulDevice:
             yield from self.infer(piece, window)
 
     def logits(
-        self, patches: NDArray[np.uint8] | None, detection: Detection
+        self,
+        patches: NDArray[np.uint8] | None,
+        detection: Detection,
+        far: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float32]:
         """Marker logits of nuclei, see `MarkerModel.logits`.
 
@@ -140,12 +144,13 @@ class CarefulDevice:
             size = self.max_nuclei or max(len(detection), 1)
             try:
                 if self.max_nuclei is None:
-                    return self.markers.logits(patches, detection)
+                    return self.markers.logits(patches, detection, far)
                 return np.concatenate(
                     [
                         self.markers.logits(
                             None if patches is None else patches[start : start + size],
                             detection.take(np.arange(start, min(start + size, len(detection)))),
+                            None if far is None else far[start : start + size],
                         )
                         for start in range(0, max(len(detection), 1), size)
                     ]
@@ -159,6 +164,47 @@ class CarefulDevice:
                 self.max_nuclei = min(size, 64) // 2 or 1
                 log.warning("device memory is full: batches of %d from here", self.max_nuclei)
             _free()
+
+    def look_far(
+        self, far: FarScale, pixels: NDArray[np.uint8], origin_px: tuple[int, int]
+    ) -> FarMap:
+        """Far features of a rectangle, in pieces that fit.
+
+        Parameters
+        ----------
+        far : FarScale
+        pixels : ndarray of uint8, (H, W, 3)
+            Of a rectangle that `FarScale.box` has given.
+        origin_px : tuple of int
+            Its corner.
+
+        Raises
+        ------
+        LymphinferError
+            Not even the smallest piece fits.
+        """
+        try:
+            return far.infer(pixels, origin_px)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            height, width = pixels.shape[:2]
+            halo, stride = far.net.config.halo_px, far.net.config.stride
+            if max(height, width) < 2 * halo + 4 * stride:
+                raise _no_memory() from error
+        _free()
+        across = 1 if width >= height else 0
+        middle = pixels.shape[across] // 2 // stride * stride
+        upright = np.swapaxes(pixels, 0, across)
+        halves = (upright[: middle + halo], upright[middle - halo :])
+        maps = []
+        for piece, start in zip(halves, (0, middle - halo), strict=True):
+            corner = (origin_px[0] + start * across, origin_px[1] + start * (1 - across))
+            maps.append(self.look_far(far, np.swapaxes(piece, 0, across), corner).features)
+        step, axis = far.net.config.out_stride, 1 + across
+        first = maps[0].narrow(axis, 0, middle // step)
+        second = maps[1].narrow(axis, halo // step, maps[1].shape[axis] - halo // step)
+        return FarMap(far.net, torch.cat([first, second], dim=axis), origin_px)
 
 
 def _free() -> None:

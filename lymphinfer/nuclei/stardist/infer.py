@@ -24,11 +24,14 @@ class DensePrediction(NamedTuple):
     prob : ndarray of float32, (h, w)
     dist : ndarray of float32, (n_rays, h, w)
     marker_logit : ndarray of float32 or None, (n_markers, h, w)
+    marker_features : ndarray of float32 or None, (n_marker_context, h', w')
+        On a grid half as fine, that of the padded image.
     """
 
     prob: NDArray[np.float32]
     dist: NDArray[np.float32]
     marker_logit: NDArray[np.float32] | None
+    marker_features: NDArray[np.float32] | None = None
 
 
 def to_input(images: NDArray[np.uint8], stride: int) -> Tensor:
@@ -92,7 +95,7 @@ def compiled(net: StarDistNet, autocast: torch.dtype | None) -> OpenVinoNet[Star
     """
 
     def pack(maps: list[Tensor]) -> StarDistOutput:
-        return StarDistOutput(maps[0], maps[1], maps[2] if len(maps) > 2 else None)
+        return StarDistOutput(maps[0], maps[1], *maps[2:], *[None] * (4 - len(maps)))
 
     side = net.config.stride * 4
     return OpenVinoNet(net, pack, autocast=autocast, example=(side, side))
@@ -139,7 +142,8 @@ def averaged_output(net: Run, x: Tensor, n_views: int, n_rays: int) -> StarDistO
         rays = -rays if mirror_y else rays
         rays = (n_rays // 4 - rays) if transposed else rays
         maps = []
-        for values in (output.prob_logit, output.dist[:, rays % n_rays], output.marker_logit):
+        dist = output.dist[:, rays % n_rays]
+        for values in (output.prob_logit, dist, output.marker_logit, output.marker_features):
             if values is None:
                 continue
             values = values.float()
@@ -148,7 +152,7 @@ def averaged_output(net: Run, x: Tensor, n_views: int, n_rays: int) -> StarDistO
             maps.append(_mirror(values, 3) if mirror_x else values)
         total = [a + b for a, b in zip(total, maps, strict=True)] if total else maps
     mean = [t / n_views for t in total]
-    return StarDistOutput(mean[0], mean[1], mean[2] if len(mean) > 2 else None)
+    return StarDistOutput(mean[0], mean[1], *mean[2:], *[None] * (4 - len(mean)))
 
 
 @torch.inference_mode()
@@ -193,7 +197,14 @@ def predict_dense(
         if output.marker_logit is None
         else output.marker_logit[:, :, :h, :w].float().cpu().numpy()
     )
+    seen = output.marker_features
+    features = None if seen is None else seen.float().cpu().numpy()
     return [
-        DensePrediction(prob[i], dist[i], None if marker is None else marker[i])
+        DensePrediction(
+            prob[i],
+            dist[i],
+            None if marker is None else marker[i],
+            None if features is None else features[i],
+        )
         for i in range(len(images))
     ]

@@ -44,6 +44,9 @@ class StarDistConfig:
     n_marker_context : int
         Filters of the layer in which the marker head also reads what lies beside the decoder's
         map, see `MarkerContext`; 0 builds none. Only for ``resnet`` with two levels or more.
+    marker_features : bool
+        Whether the output holds what the marker head's last layer reads, for marker models that
+        read more than this network. Only with `n_marker_context`.
     """
 
     n_rays: int = 32
@@ -56,6 +59,7 @@ class StarDistConfig:
     encoder: str = "unet"
     n_blocks: int = 2
     n_marker_context: int = 0
+    marker_features: bool = False
 
     @property
     def stride(self) -> int:
@@ -78,11 +82,14 @@ class StarDistOutput(NamedTuple):
         Distances to the boundary, input px.
     marker_logit : Tensor or None, (B, n_markers, h, w)
         Logits of the dense marker head.
+    marker_features : Tensor or None, (B, n_marker_context, h / 2, w / 2)
+        What the marker head's last layer reads.
     """
 
     prob_logit: Tensor
     dist: Tensor
     marker_logit: Tensor | None
+    marker_features: Tensor | None = None
 
 
 class ConvBlock(nn.Module):
@@ -189,6 +196,8 @@ def build_network(config: StarDistConfig) -> StarDistNet:
             f"encoder {config.encoder!r} with {config.n_depth} levels: the context of a marker "
             "head is read from a resnet of two levels or more"
         )
+    if config.marker_features and not (config.n_markers and config.n_marker_context):
+        raise ValueError("the features of a marker head are those of one with context")
     return kinds[config.encoder](config)
 
 
@@ -325,15 +334,16 @@ class ResidualStarDistNet(StarDistNet):
         encoded = self.encode(x)
         decoded = self.decode(encoded)
         features = self.features(decoded[0])
-        marker = None
+        marker = read = None
         if self.marker is not None:
             read = self.marker[0](decoded[min(1, self.config.n_depth)])
             if self.marker_context is not None:
-                seen = self.marker_context.inputs(encoded, decoded, features, read)
-                read = self.marker_context(*seen)
+                around = self.marker_context.inputs(encoded, decoded, features, read)
+                read = self.marker_context(*around)
             size = decoded[0].shape[-2:]
             marker = F.interpolate(self.marker[1](read).float(), size, mode="bilinear")
-        return StarDistOutput(self.prob(features), self.dist(features), marker)
+        seen = read if self.config.marker_features else None
+        return StarDistOutput(self.prob(features), self.dist(features), marker, seen)
 
     def read_around(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What a `MarkerContext` reads of an input: see `MarkerContext.inputs`.

@@ -1,0 +1,250 @@
+"""The far scale: a network that sees the neighbourhood of every nucleus at 1.3 µm/px.
+
+What surrounds a nucleus says much of what it is: a follicle, a crypt, loose stroma. At a sixteenth
+of the pixels of the near scale that costs little.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+FAR_MPP = 1.3
+HALO_PX = 128
+"""Px around a nucleus that are read with it, 166 µm. The network's receptive field is wider by a
+few px, but what lies beyond moves no probability by 1e-3 (`tests/markers/test_far_scale.py`)."""
+
+
+@dataclass(frozen=True)
+class FarConfig:
+    """Shape of a `FarNet`.
+
+    Attributes
+    ----------
+    widths : tuple of int
+        Filters of the encoder's levels, at strides 2, 4, 8, and so on.
+    blocks : tuple of int
+        Residual blocks of each level.
+    features : int
+        Channels that `FarNet.forward` returns.
+    outputs : tuple of str
+        What `FarNet.tell` says of a nucleus, by name: channels of the stain, or a marker given its
+        parent.
+    hidden : int
+        Width of the layer between features and outputs.
+    mpp : float
+        Pixel size of the input, µm/px.
+    batch_norm : bool
+        Batch normalisation behind each convolution. Folded away for inference.
+    """
+
+    widths: tuple[int, ...] = (48, 80, 128, 192)
+    blocks: tuple[int, ...] = (1, 2, 2, 2)
+    features: int = 64
+    outputs: tuple[str, ...] = ()
+    hidden: int = 128
+    mpp: float = FAR_MPP
+    batch_norm: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.widths) != len(self.blocks) or len(self.widths) < 2:
+            raise ValueError(f"{self}: one number of blocks a level, and two levels or more")
+
+    @property
+    def stride(self) -> int:
+        """Input sides must be multiples of this many pixels."""
+        return int(2 ** len(self.widths))
+
+    @property
+    def out_stride(self) -> int:
+        """Input px per px of the features."""
+        return 2
+
+    @property
+    def halo_px(self) -> int:
+        """Input px around a nucleus that are read with it; a multiple of the stride."""
+        return -(-HALO_PX // self.stride) * self.stride
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for a bundle's TOML."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> FarConfig:
+        """Inverse of `to_dict`; `TypeError` for unknown names."""
+        known: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+        }
+        return cls(**known)
+
+
+class _Conv(nn.Module):
+    """Convolution, optional batch normalisation, optional ReLU."""
+
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        *,
+        batch_norm: bool,
+        kernel: int = 3,
+        stride: int = 1,
+        activation: bool = True,
+    ):
+        super().__init__()
+        self.conv = nn.Conv2d(
+            c_in, c_out, kernel, stride=stride, padding=kernel // 2, bias=not batch_norm
+        )
+        self.norm: nn.Module = nn.BatchNorm2d(c_out) if batch_norm else nn.Identity()
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.conv(x))
+        return F.relu(x, inplace=True) if self.activation else x
+
+
+class _Residual(nn.Module):
+    """Two 3x3 convolutions beside the identity (He et al. 2016, the basic block)."""
+
+    def __init__(self, channels: int, *, batch_norm: bool):
+        super().__init__()
+        self.first = _Conv(channels, channels, batch_norm=batch_norm)
+        self.second = _Conv(channels, channels, batch_norm=batch_norm, activation=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x + self.second(self.first(x)), inplace=True)
+
+
+class FarNet(nn.Module):
+    """Residual encoder and U-Net decoder from H&E at 1.3 µm/px to features on half its grid.
+
+    `forward` gives the features of every place; `tell` takes those of a nucleus, (N, features), to
+    logits, (N, outputs).
+
+    Parameters
+    ----------
+    config : FarConfig
+    """
+
+    def __init__(self, config: FarConfig):
+        super().__init__()
+        self.config = config
+        widths, bn = config.widths, config.batch_norm
+        self.stem = _Conv(3, widths[0], batch_norm=bn, kernel=5, stride=2)
+        self.levels = nn.ModuleList(
+            nn.Sequential(*(_Residual(width, batch_norm=bn) for _ in range(blocks)))
+            for width, blocks in zip(widths, config.blocks, strict=True)
+        )
+        self.down = nn.ModuleList(
+            _Conv(fine, coarse, batch_norm=bn, stride=2) for fine, coarse in pairwise(widths)
+        )
+        self.lateral = nn.ModuleList(
+            _Conv(coarse, fine, batch_norm=bn, kernel=1) for fine, coarse in pairwise(widths)
+        )
+        self.up = nn.ModuleList(_Conv(2 * fine, fine, batch_norm=bn) for fine in widths[:-1])
+        self.out = _Conv(widths[0], config.features, batch_norm=bn, kernel=1)
+        self.tell = nn.Sequential(
+            nn.Linear(config.features, config.hidden),
+            nn.ReLU(inplace=True),
+            nn.Linear(config.hidden, len(config.outputs)),
+        )
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            if isinstance(module, _Residual) and isinstance(module.second.norm, nn.BatchNorm2d):
+                nn.init.zeros_(module.second.norm.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features of every place.
+
+        Parameters
+        ----------
+        x : Tensor, (B, 3, H, W)
+            RGB in [0, 1]; H and W multiples of ``config.stride``.
+
+        Returns
+        -------
+        Tensor, (B, features, H / 2, W / 2)
+
+        Raises
+        ------
+        ValueError
+            H or W is no multiple of the stride.
+        """
+        stride = self.config.stride
+        if x.shape[-2] % stride or x.shape[-1] % stride:
+            raise ValueError(
+                f"input {tuple(x.shape[-2:])} px: both sides must be multiples of {stride}"
+            )
+        x = self.stem(optical_density(x))
+        maps = [self.levels[0](x)]
+        for down, level in zip(self.down, self.levels[1:], strict=True):
+            maps.append(level(down(maps[-1])))
+        x = maps.pop()
+        for lateral, up in zip(reversed(self.lateral), reversed(self.up), strict=True):
+            x = F.interpolate(lateral(x), scale_factor=2, mode="nearest")
+            x = up(torch.cat([x, maps.pop()], dim=1))
+        features: Tensor = self.out(x)
+        return features
+
+
+def optical_density(x: Tensor) -> Tensor:
+    """Natural optical density of RGB in [0, 1], of any shape: 0 for white, 5.5 for black."""
+    return -torch.log((x * 255 + 1) / 256)
+
+
+def sample_features(features: Tensor, centers: Tensor, out_stride: int) -> Tensor:
+    """Features at nuclei, by bilinear interpolation.
+
+    Parameters
+    ----------
+    features : Tensor, (C, h, w)
+        Of `FarNet.forward`.
+    centers : Tensor of float, (N, 2)
+        Nuclei (x, y), px of the network's input, the first pixel's outer corner at (0, 0).
+    out_stride : int
+        ``config.out_stride``.
+
+    Returns
+    -------
+    Tensor of float32, (N, C)
+        A nucleus beyond the map takes the border's values.
+    """
+    height, width = features.shape[-2:]
+    size = torch.tensor([width, height], dtype=torch.float32, device=features.device)
+    where = centers.to(features.device, torch.float32) / out_stride / size * 2 - 1
+    sampled = F.grid_sample(
+        features[None].float(), where[None, None], padding_mode="border", align_corners=False
+    )
+    return sampled[0, :, 0].T
+
+
+def fold_batch_norm(net: FarNet) -> FarNet:
+    """Return the same function without batch normalisation (evaluation mode, running statistics).
+
+    Parameters
+    ----------
+    net : FarNet
+        One without batch normalisation is copied.
+
+    Returns
+    -------
+    FarNet
+        In evaluation mode, outputs equal up to rounding.
+    """
+    plain = FarNet(replace(net.config, batch_norm=False))
+    state = {k: v for k, v in net.state_dict().items() if ".norm." not in k}
+    for name, block in net.named_modules():
+        if isinstance(block, _Conv) and isinstance(block.norm, nn.BatchNorm2d):
+            fused = torch.nn.utils.fuse_conv_bn_eval(block.conv.eval(), block.norm.eval())
+            state[f"{name}.conv.weight"] = fused.weight.detach()
+            state[f"{name}.conv.bias"] = cast(Tensor, fused.bias).detach()
+    plain.load_state_dict(state)
+    return plain.eval()

@@ -1,0 +1,1 @@
+"""The H&E bundles, from open data sets."""
