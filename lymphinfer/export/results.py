@@ -94,6 +94,10 @@ class Result:
         markers = self.summary["markers"]
         return {name: dict(markers[name].get("evidence") or {}) for name in self.panel.names}
 
+    def word(self, marker: str) -> str:
+        """Evidence behind a marker's probability in one word; ``unknown`` where none was given."""
+        return str(self.evidence[marker].get("evidence") or "unknown")
+
     def is_learned(self, marker: str) -> bool:
         """Whether anything was learned behind a marker's probability."""
         return self.evidence[marker].get("evidence") in LEARNED
