@@ -1,9 +1,11 @@
 """Quality of a bundle on the open data sets: every number of its card.
 
-python benchmarks/quality.py --data DIR [--bundle he-v1-fast] [--json FILE] [--quick]
+python benchmarks/quality.py --data DIR [--bundle he-v1-fast] [--operating-point balanced]
+    [--json FILE] [--quick]
 
-DIR holds consep/test, nucls and nuinsseg; without the last two their rows are left out. Everything
-goes through the bundle as `lymphinfer predict` uses it.
+DIR holds consep/test, nucls, nuinsseg and brca-m2c/val; without the last three their rows are left
+out. Everything goes through the bundle as `lymphinfer predict` uses it; an image of any pixel size
+is brought to the bundle's.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from brca_m2c import LYMPHOCYTE, read_all
 from he_data import NUINSSEG_HELD_OUT, NUINSSEG_MPP
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
@@ -27,8 +30,8 @@ from rich.table import Table
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, roc_auc_score
 
+from lymphinfer.bundles.evidence import DEFAULT_POINT, OPERATING_POINTS
 from lymphinfer.bundles.loading import Bundle, load_bundle
-from lymphinfer.bundles.schema import Evidence
 from lymphinfer.compute import half_type, precision_name, resolve_device
 from lymphinfer.markers.calibration import Calibration, expected_calibration_error
 from lymphinfer.markers.hierarchy import apply_hierarchy
@@ -181,9 +184,17 @@ def classification(images: Labelled, threshold: float) -> dict[str, Any]:
     return result
 
 
-def on_annotated(bundle: Bundle, images: Sequence[AnnotatedImage]) -> dict[str, Any]:
+def called_from(bundle: Bundle, point: str) -> float:
+    """Threshold of the root marker at an operating point."""
+    at = bundle.manifest.calls_at(point)[0]
+    if at is None:
+        raise SystemExit(f"{bundle.manifest.markers[0].name} is not called at {point}")
+    return at.threshold
+
+
+def on_annotated(bundle: Bundle, images: Sequence[AnnotatedImage], point: str) -> dict[str, Any]:
     """Segmentation, detection and CD45 on images with outlines and classes."""
-    spec = bundle.manifest.markers[0]
+    spec, threshold = bundle.manifest.markers[0], called_from(bundle, point)
     calibrated = Calibration(spec.scale, spec.offset)
     truth, found, counts = [], [], DetectionCounts()
     real: Labelled = []
@@ -205,7 +216,7 @@ def on_annotated(bundle: Bundle, images: Sequence[AnnotatedImage]) -> dict[str, 
         pairs = pair_centroids(centers[present], seen.centers, PAIRING_UM / bundle.manifest.mpp)
         probability = calibrated(seen.cd45_logit)
         own.append((label[present][pairs.truth], probability[pairs.predicted]))
-        counts += count_detections(pairs, label[present] == 1, probability >= spec.threshold)
+        counts += count_detections(pairs, label[present] == 1, probability >= threshold)
     y = np.concatenate([a for a, _ in real])
     before = Calibration()(np.concatenate(raw))
     after = np.concatenate([b for _, b in real])
@@ -216,8 +227,8 @@ def on_annotated(bundle: Bundle, images: Sequence[AnnotatedImage]) -> dict[str, 
         **asdict(score_segmentation(truth, found)),
         "f1_centroids": counts.f1_detection,
         "f1_inflammatory": counts.f1_class,
-        "cd45": classification(real, spec.threshold),
-        "cd45_own_detections": classification(own, spec.threshold),
+        "cd45": classification(real, threshold),
+        "cd45_own_detections": classification(own, threshold),
         "calibration": {
             "expected_error_before": expected_calibration_error(before, y),
             "expected_error_after": expected_calibration_error(after, y),
@@ -243,9 +254,9 @@ def reliability(
     ]
 
 
-def on_nucls(bundle: Bundle, folder: Path) -> dict[str, Any]:
+def on_nucls(bundle: Bundle, folder: Path, point: str) -> dict[str, Any]:
     """sTIL against the other annotated points (breast, another laboratory)."""
-    spec = bundle.manifest.markers[0]
+    spec, threshold = bundle.manifest.markers[0], called_from(bundle, point)
     calibrated = Calibration(spec.scale, spec.offset)
     at_points: Labelled = []
     own: Labelled = []
@@ -262,14 +273,73 @@ def on_nucls(bundle: Bundle, folder: Path) -> dict[str, Any]:
         pairs = pair_centroids(points, seen.centers, PAIRING_UM / bundle.manifest.mpp)
         own.append((label[pairs.truth], calibrated(seen.cd45_logit[pairs.predicted])))
     return {
-        "points": classification(at_points, spec.threshold),
-        "own_detections": classification(own, spec.threshold),
+        "points": classification(at_points, threshold),
+        "own_detections": classification(own, threshold),
     }
 
 
-def on_nuinsseg(bundle: Bundle, folder: Path) -> dict[str, Any]:
+def on_brca_m2c(bundle: Bundle, folder: Path, point: str) -> dict[str, Any]:
+    """Lymphocytes against epithelial and stromal dots (breast, many hospitals): ranks and calls."""
+    spec, threshold = bundle.manifest.markers[0], called_from(bundle, point)
+    calibrated = Calibration(spec.scale, spec.offset)
+    at_points: Labelled = []
+    own: Labelled = []
+    calls: list[NDArray[np.int64]] = []
+    for item in read_all(folder):
+        here = item.at(bundle.manifest.mpp)
+        label = (here.labels == LYMPHOCYTE).astype(np.int8)
+        seen = look(bundle, here.image)
+        at_points.append(
+            (label, calibrated(logits_at_points(bundle, here.image, here.points, seen)))
+        )
+        probability = calibrated(seen.cd45_logit)
+        pairs = pair_centroids(here.points, seen.centers, PAIRING_UM / bundle.manifest.mpp)
+        own.append((label[pairs.truth], probability[pairs.predicted]))
+        called = probability >= threshold
+        right = called[pairs.predicted] & (label[pairs.truth] == 1)
+        calls.append(
+            np.array([right.sum(), called[pairs.predicted].sum(), called.sum(),
+                      label[pairs.truth].sum(), label.sum()])
+        )  # fmt: skip
+    return {
+        "images": len(calls),
+        "points": classification(at_points, threshold),
+        "own_detections": classification(own, threshold),
+        "calls": {"threshold": threshold, **call_rates(calls)},
+    }
+
+
+def call_rates(images: Sequence[NDArray[np.int64]], resamples: int = 1000) -> dict[str, Any]:
+    """Precision and recall of calls, with 95 % bootstrap intervals over images.
+
+    Of each image: right calls, calls on dotted nuclei, all calls, lymphocytes that were found, and
+    all that are dotted. ``precision`` is among dotted nuclei and ``recall`` among found ones.
+    ``precision_of_all_calls`` takes a call on what has no dot as wrong, which it need not be, and
+    ``recall_of_all_dots`` a lymphocyte that the detector missed as not called.
+    """
+    rates = {
+        "precision": 1,
+        "recall": 3,
+        "precision_of_all_calls": 2,
+        "recall_of_all_dots": 4,
+    }
+    counts = np.stack(images)
+    rng = np.random.default_rng(0)
+    drawn = counts[rng.integers(0, len(counts), (resamples, len(counts)))].sum(axis=1)
+    result: dict[str, Any] = {"called": int(counts[:, 2].sum())}
+    for name, among in rates.items():
+        total = int(counts[:, among].sum())
+        result[name] = float(counts[:, 0].sum() / total) if total else None
+        usable = drawn[drawn[:, among] > 0]
+        if len(usable):
+            low, high = np.quantile(usable[:, 0] / usable[:, among], [0.025, 0.975])
+            result[f"{name}_interval"] = (float(low), float(high))
+    return result
+
+
+def on_nuinsseg(bundle: Bundle, folder: Path, point: str) -> dict[str, Any]:
     """Nuclei of held-out mouse organs, and the share of them that is called CD45, by organ."""
-    spec = bundle.manifest.markers[0]
+    spec, threshold = bundle.manifest.markers[0], called_from(bundle, point)
     calibrated = Calibration(spec.scale, spec.offset)
     truth, found = [], []
     probabilities: dict[bool, list[NDArray[np.floating]]] = {True: [], False: []}
@@ -281,9 +351,7 @@ def on_nuinsseg(bundle: Bundle, folder: Path) -> dict[str, Any]:
         truth.append(instances)
         found.append(seen.labels)
         probabilities[int(path.stem) in NUINSSEG_LYMPHOID].append(calibrated(seen.cd45_logit))
-    called = {
-        k: float((np.concatenate(v) >= spec.threshold).mean()) for k, v in probabilities.items()
-    }
+    called = {k: float((np.concatenate(v) >= threshold).mean()) for k, v in probabilities.items()}
     score = score_segmentation(truth, found)
     return {
         "images": len(truth),
@@ -372,7 +440,7 @@ def base_rates(bundle: Bundle, images: Sequence[AnnotatedImage]) -> dict[str, An
                 heads,
                 manifest.panel.parent_indices,
                 manifest.hierarchy,
-                conditional_heads=[m.evidence is Evidence.BASE_RATE for m in manifest.markers],
+                conditional_heads=[m.is_conditional for m in manifest.markers],
             )
         )
     probability = np.concatenate(parts)
@@ -400,14 +468,18 @@ def seconds_per_mm2(bundle: Bundle, images: Sequence[AnnotatedImage]) -> float:
     return (time.perf_counter() - began) / area
 
 
-def measure(bundle: Bundle, data: Path, *, quick: bool) -> dict[str, Any]:
+def measure(
+    bundle: Bundle, data: Path, *, quick: bool, point: str = DEFAULT_POINT
+) -> dict[str, Any]:
     """Every number of the card; `quick` leaves out the changed stains and test-time averaging."""
     images = read_folder(data / "consep" / "test")
-    result: dict[str, Any] = {"consep_test": on_annotated(bundle, images)}
+    result: dict[str, Any] = {"consep_test": on_annotated(bundle, images, point)}
     if (data / "nucls").is_dir():
-        result["nucls"] = on_nucls(bundle, data / "nucls")
+        result["nucls"] = on_nucls(bundle, data / "nucls", point)
     if (data / "nuinsseg").is_dir():
-        result["nuinsseg_held_out"] = on_nuinsseg(bundle, data / "nuinsseg")
+        result["nuinsseg_held_out"] = on_nuinsseg(bundle, data / "nuinsseg", point)
+    if (data / "brca-m2c" / "val").is_dir():
+        result["brca_m2c_val"] = on_brca_m2c(bundle, data / "brca-m2c" / "val", point)
     result["base_rates"] = base_rates(bundle, images)
     result["measured_on"] = {
         "machine": machine(),
@@ -419,7 +491,7 @@ def measure(bundle: Bundle, data: Path, *, quick: bool) -> dict[str, Any]:
         result["extremes"] = under_extremes(bundle, images)
         detector = stardist_of(bundle)
         detector.n_views = 8
-        averaged = on_annotated(bundle, images)
+        averaged = on_annotated(bundle, images, point)
         detector.n_views = 1
         result["consep_test_8_views"] = {
             k: v for k, v in averaged.items() if k not in ("calibration",)
@@ -445,8 +517,9 @@ def flatten(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder with consep/ and nucls/")
+    parser.add_argument("--data", type=Path, required=True, help="folder with consep/ and others")
     parser.add_argument("--bundle", default="he-v1-fast")
+    parser.add_argument("--operating-point", default=DEFAULT_POINT, choices=OPERATING_POINTS)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--runtime", default="auto")
@@ -461,7 +534,9 @@ def main() -> None:
         runtime=choose_runtime(device, arguments.runtime),
     )
     began = time.perf_counter()
-    result = measure(bundle, arguments.data, quick=arguments.quick)
+    point = arguments.operating_point
+    result = measure(bundle, arguments.data, quick=arguments.quick, point=point)
+    result["operating_point"] = bundle.manifest.calling(point)
     table = Table(title=f"{bundle.manifest.name} {bundle.manifest.version}")
     table.add_column("measure")
     table.add_column("value", justify="right")

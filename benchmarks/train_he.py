@@ -327,10 +327,12 @@ def write(
         markers=[
             MarkerSpec(
                 "CD45",
-                Evidence.MEASURED,
+                Evidence.MORPHOLOGY,
                 "inflammatory nuclei of CoNSeP (H&E annotation, not a stain), tested on its test "
                 "images; trained besides on organs of NuInsSeg, and on TNBC as earlier versions "
-                "read it",
+                "read it; against ORION's own CD45 stain (60 tiles, one patient) he-v1-fast had "
+                "AUROC 0.78",
+                threshold=0.5,
                 **measured_auroc(folder),
             ),
             *(

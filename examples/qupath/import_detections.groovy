@@ -5,13 +5,15 @@
  * A result is found by the name of the slide that its summary.json gives, so folders and images may
  * be arranged in any way. Written for QuPath 0.5 to 0.7. See README.md.
  */
-import groovy.json.JsonSlurper
+import com.google.gson.Gson
 import javafx.application.Platform
 import qupath.lib.color.ColorMaps
+import qupath.lib.common.ColorTools
 import qupath.lib.common.GeneralTools
 import qupath.lib.gui.tools.MeasurementMapper
 import qupath.lib.io.PathIO
 import qupath.lib.objects.classes.PathClass
+import qupath.lib.projects.Projects
 
 import static qupath.lib.gui.scripting.QPEx.*
 
@@ -23,6 +25,9 @@ String resultsFolder = null
 // Take away what an earlier import has left; other detections and annotations stay.
 boolean replace = true
 
+// Give the classes the colours of the panel. false: they keep those that they have in QuPath.
+boolean panelColors = true
+
 // Colour the nuclei of the open image by this marker's probability. null: leave the display alone
 String showMarker = 'CD45'
 
@@ -32,7 +37,10 @@ Map<String, Double> thresholds = [:]
 
 // ---- Work ----------------------------------------------------------------------------------
 
-def folder = new File(resultsFolder ?: buildFilePath(PROJECT_BASE_DIR ?: '.', 'lymphinfer'))
+def project = getProject()
+// PROJECT_BASE_DIR is a text that only an open project can resolve.
+def base = project == null ? new File('.') : Projects.getBaseDirectory(project)
+def folder = resultsFolder == null ? new File(base, 'lymphinfer') : new File(resultsFolder)
 if (!folder.isDirectory()) {
     println "No such folder: ${folder}. Set resultsFolder at the top of this script."
     return
@@ -40,7 +48,6 @@ if (!folder.isDirectory()) {
 def results = findResults(folder)
 println "${results.values().sum(0) { it.size() }} results in ${folder}"
 
-def project = getProject()
 def open = getProjectEntry()
 int done = 0
 if (project == null) {
@@ -50,7 +57,7 @@ if (project == null) {
         return
     }
     def result = resultOf(results, namesOf(imageData.getServer().getURIs(), imageData.getServer().getMetadata().getName()))
-    if (result != null && load(result, imageData, replace, thresholds))
+    if (result != null && load(result, imageData, replace, panelColors, thresholds))
         done++
 } else {
     for (entry in project.getImageList()) {
@@ -59,7 +66,7 @@ if (project == null) {
             continue
         // The open image has its own copy of the data; a second one would be overwritten.
         def imageData = entry == open ? getCurrentImageData() : entry.readImageData()
-        if (load(result, imageData, replace, thresholds)) {
+        if (load(result, imageData, replace, panelColors, thresholds)) {
             entry.saveImageData(imageData)
             done++
         }
@@ -79,7 +86,7 @@ Map<String, List> findResults(File folder) {
         if (file.name != 'summary.json')
             return
         try {
-            def summary = new JsonSlurper().parse(file, 'UTF-8')
+            def summary = new Gson().fromJson(file.getText('UTF-8'), Map)
             found[summary.slide.name as String] << [summary, new File(file.parentFile, summary.file as String)]
         } catch (Exception e) {
             println "Passed over ${file}: ${e.message}"
@@ -112,7 +119,7 @@ List resultOf(Map<String, List> results, List<String> names) {
 }
 
 /** Put a result's nuclei into an image; true if they are there. */
-boolean load(List result, imageData, boolean replace, Map<String, Double> thresholds) {
+boolean load(List result, imageData, boolean replace, boolean panelColors, Map<String, Double> thresholds) {
     def (summary, file) = result
     if (!file.isFile()) {
         println "${summary.slide.name}: ${file} is missing; lymphinfer export --to geojson makes it again"
@@ -120,11 +127,14 @@ boolean load(List result, imageData, boolean replace, Map<String, Double> thresh
     }
     def objects = PathIO.readObjects(file)
     // QuPath passes over a damaged part of a .zip in silence.
-    if (objects.size() != summary.nuclei) {
+    // Every number of a JSON file is a Double here.
+    if (objects.size() != (summary.nuclei as int)) {
         println "${summary.slide.name}: ${file} holds ${objects.size()} nuclei, the summary counts " +
-                "${summary.nuclei}; nothing was imported. lymphinfer export --to geojson makes the file again"
+                "${summary.nuclei as int}; nothing was imported. lymphinfer export --to geojson makes the file again"
         return false
     }
+    if (panelColors)
+        setColors(summary)
     if (thresholds)
         callAgain(objects, summary, thresholds)
     def hierarchy = imageData.getHierarchy()
@@ -134,18 +144,33 @@ boolean load(List result, imageData, boolean replace, Map<String, Double> thresh
     }
     hierarchy.addObjects(objects)
     println "${summary.slide.name}: ${objects.size()} nuclei, bundle ${summary.bundle.name}"
+    summary.markers.each { marker, row -> println "  ${marker}: ${row.evidence?.statement ?: 'no evidence was written down'}" }
+    println "  Called at ${thresholds ? thresholds : summary.operating_point?.statement ?: 'the thresholds of the bundle'}"
     summary.warnings.each { println "  WARNING: ${it}" }
     return true
+}
+
+/**
+ * Give the classes the colours of the panel, as the summary states them.
+ *
+ * QuPath makes up the colour of a class that it first met as the parent of another, and keeps that of
+ * a class which an earlier file has brought.
+ */
+void setColors(summary) {
+    summary.calls.each { name, row ->
+        if (row.color != null)
+            PathClass.fromString(name).setColor(ColorTools.packRGB(row.color[0] as int, row.color[1] as int, row.color[2] as int))
+    }
 }
 
 /** Give every nucleus the deepest phenotype whose markers all reach their thresholds. */
 void callAgain(Collection objects, summary, Map<String, Double> thresholds) {
     def usable = thresholds.findAll { marker, threshold ->
-        def evidence = summary.markers[marker]?.evidence?.evidence
-        boolean learned = evidence in ['measured', 'simulated']
-        if (!learned)
-            println "  ${marker}: ${evidence ?: 'not in this result'}; nothing was learned, so no nucleus is called on it"
-        return learned
+        def evidence = summary.markers[marker]?.evidence
+        boolean may = evidence != null && evidence.evidence != 'base-rate' && evidence.called != false
+        if (!may)
+            println "  ${marker}: ${evidence?.statement ?: 'not in this result'}; no nucleus is called on it"
+        return may
     }
     // The summary names each class with its whole lineage: "CD45: CD3e: CD8a".
     def lineages = summary.calls.keySet().findAll { it != 'Other' }.collect { it.split(': ') as List }

@@ -5,6 +5,7 @@
  */
 import qupath.lib.common.GeneralTools
 import qupath.lib.io.PathIO
+import qupath.lib.projects.Projects
 
 import static qupath.lib.gui.scripting.QPEx.*
 
@@ -37,15 +38,16 @@ if (slide == null) {
     return
 }
 def annotations = onlySelection ? getSelectedObjects().findAll { it.isAnnotation() && it.getROI().isArea() } : []
-def base = PROJECT_BASE_DIR == null ? slide.getParent().toString() : PROJECT_BASE_DIR
-def out = buildFilePath(base, annotations ? 'lymphinfer-selection' : 'lymphinfer')
-mkdirs(out)
+// PROJECT_BASE_DIR is a text that only an open project can resolve.
+def base = getProject() == null ? slide.getParent().toFile() : Projects.getBaseDirectory(getProject())
+def out = new File(base, annotations ? 'lymphinfer-selection' : 'lymphinfer')
+out.mkdirs()
 
-def command = [lymphinfer, 'predict', slide.toString(), '--out', out] + options
+def command = [lymphinfer, 'predict', slide.toString(), '--out', out.toString()] + options
 if (usePixelSizeOfQuPath)
     command += ['--mpp', server.getPixelCalibration().getAveragedPixelSizeMicrons().toString()]
 if (annotations) {
-    def roi = buildFilePath(out, GeneralTools.stripExtension(slide.getFileName().toString()) + '-selection.geojson')
+    def roi = new File(out, GeneralTools.stripExtension(slide.getFileName().toString()) + '-selection.geojson').toString()
     exportObjectsToGeoJson(annotations, roi, 'FEATURE_COLLECTION', 'EXCLUDE_MEASUREMENTS')
     command += ['--roi', roi]
 }

@@ -5,71 +5,31 @@ from __future__ import annotations
 import hashlib
 import tomllib
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from lymphinfer.bundles.evidence import (
+    DEFAULT_POINT,
+    OPERATING_POINTS,
+    Evidence,
+    MarkerSpec,
+    OperatingPoint,
+    read_marker,
+)
 from lymphinfer.errors import BundleError
 from lymphinfer.panel import PANELS, Panel
 
+__all__ = [
+    "MANIFEST",
+    "BundleManifest",
+    "Evidence",
+    "MarkerSpec",
+    "OperatingPoint",
+    "read_manifest",
+]
+
 SCHEMA_VERSION = 1
 MANIFEST = "bundle.toml"
-
-
-class Evidence(StrEnum):
-    """What stands behind a marker's probability.
-
-    ``measured``: trained and tested on real labels. ``base-rate``: nothing learned; the parent's
-    probability times a published cohort frequency. ``simulated``: learned on simulated slides.
-    """
-
-    MEASURED = "measured"
-    BASE_RATE = "base-rate"
-    SIMULATED = "simulated"
-
-
-@dataclass(frozen=True)
-class MarkerSpec:
-    """How one marker's probability is made, and why it may be believed.
-
-    Attributes
-    ----------
-    name : str
-    evidence : Evidence
-    source : str
-        On which labels it was trained and tested, or where the rate comes from.
-    threshold : float
-        Probability from which a nucleus is called positive (never for a base rate).
-    scale, offset : float
-        Calibration of the logit.
-    rate : float or None
-        P(marker | parent) of a base-rate marker.
-    rate_range : tuple of float or None
-        5th and 95th percentile of the rate over the slides behind it.
-    auroc, auroc_interval : float, tuple of float, or None
-        On held-out test data, with its 95 % interval.
-    """
-
-    name: str
-    evidence: Evidence
-    source: str
-    threshold: float = 0.5
-    scale: float = 1.0
-    offset: float = 0.0
-    rate: float | None = None
-    rate_range: tuple[float, float] | None = None
-    auroc: float | None = None
-    auroc_interval: tuple[float, float] | None = None
-
-    @property
-    def statement(self) -> str:
-        """One line for people: what the probability rests on."""
-        if self.evidence is Evidence.BASE_RATE:
-            return f"base rate {self.rate:.2f} of its parent; nothing learned; never called"
-        auroc = "" if self.auroc is None else f", AUROC {self.auroc:.3f}"
-        if self.auroc_interval:
-            auroc += f" ({self.auroc_interval[0]:.3f}-{self.auroc_interval[1]:.3f})"
-        return f"{self.evidence.value}{auroc}: {self.source}"
 
 
 @dataclass(frozen=True)
@@ -122,19 +82,64 @@ class BundleManifest:
     @property
     def evidence(self) -> dict[str, dict[str, Any]]:
         """By marker: evidence, statement, source, and the numbers behind it."""
-        table: dict[str, dict[str, Any]] = {}
-        for m in self.markers:
-            row: dict[str, Any] = {
-                "evidence": m.evidence.value,
-                "statement": m.statement,
-                "source": m.source,
-            }
-            if m.evidence is Evidence.BASE_RATE:
-                row |= {"rate": m.rate, "rate_range": list(m.rate_range or ())}
-            elif m.auroc is not None:
-                row |= {"auroc": m.auroc, "auroc_interval": list(m.auroc_interval or ())}
-            table[m.name] = row
-        return table
+        return {m.name: m.to_dict() for m in self.markers}
+
+    def calls_at(self, point: str = DEFAULT_POINT) -> tuple[OperatingPoint | None, ...]:
+        """From where each marker is called at an operating point.
+
+        Parameters
+        ----------
+        point : str
+            Of `OPERATING_POINTS`. A bundle that states none has its thresholds at the default one.
+
+        Returns
+        -------
+        tuple of OperatingPoint or None
+            In panel order; None for a marker that is not called at it.
+
+        Raises
+        ------
+        BundleError
+            No marker has a point of that name.
+        """
+        found = tuple(m.at(point) for m in self.markers)
+        if point == DEFAULT_POINT or any(found):
+            return found
+        stated = [n for n in OPERATING_POINTS if any(n in m.points for m in self.markers)]
+        has = f"its points are {', '.join(stated)}"
+        if not stated:
+            has = "it states thresholds alone, which it calls from without this option"
+        raise BundleError(f"--operating-point {point}: bundle {self.name} has none; {has}")
+
+    def calling(self, point: str = DEFAULT_POINT) -> dict[str, Any]:
+        """What a result says of its calls at an operating point.
+
+        Returns
+        -------
+        dict
+            ``name`` (``threshold`` where the bundle states no points), ``statement``, and
+            ``markers``: threshold and, where measured, precision and recall of each that is called.
+
+        Raises
+        ------
+        BundleError
+            As `calls_at`.
+        """
+        rows = {
+            m.name: at
+            for m, at in zip(self.markers, self.calls_at(point), strict=True)
+            if at is not None
+        }
+        stated = any(m.points for m in self.markers)
+        name = point if stated else "threshold"
+        told = "; ".join(f"{marker} {at.statement}" for marker, at in rows.items())
+        if not stated:
+            told += "; this bundle states no operating points, only thresholds"
+        return {
+            "name": name,
+            "statement": f"{name}: {told}" if rows else f"{name}: no marker is called",
+            "markers": {marker: at.to_dict() for marker, at in rows.items()},
+        }
 
     @property
     def is_simulated(self) -> bool:
@@ -193,9 +198,10 @@ def read_manifest(folder: Path) -> BundleManifest:
             problems.append(f"no [[marker]] named {marker}")
             continue
         try:
-            specs.append(_marker_spec(by_name[marker]))
+            specs.append(read_marker(by_name[marker]))
         except (KeyError, TypeError, ValueError) as error:
             problems.append(f"[[marker]] {marker}: {error}")
+    problems += _never_reached(specs, panel) if panel else []
     if problems or panel is None:
         raise BundleError(f"{path}: " + "; ".join(problems))
     return BundleManifest(
@@ -215,17 +221,18 @@ def read_manifest(folder: Path) -> BundleManifest:
     )
 
 
-def _marker_spec(values: dict[str, Any]) -> MarkerSpec:
-    spec = MarkerSpec(
-        **{
-            **values,
-            "evidence": Evidence(values["evidence"]),
-            "rate_range": tuple(values["rate_range"]) if "rate_range" in values else None,
-            "auroc_interval": (
-                tuple(values["auroc_interval"]) if "auroc_interval" in values else None
-            ),
-        }
-    )
-    if spec.evidence is Evidence.BASE_RATE and not (spec.rate is not None and 0 <= spec.rate <= 1):
-        raise ValueError("a base-rate marker needs a rate within [0, 1]")
-    return spec
+def _never_reached(specs: list[MarkerSpec], panel: Panel) -> list[str]:
+    """Calls that cannot be, since a nucleus is called down its whole lineage."""
+    by_name = {spec.name: spec for spec in specs}
+    problems = []
+    for marker in panel.markers:
+        child, parent = by_name.get(marker.name), by_name.get(marker.parent or "")
+        if child is None or parent is None:
+            continue
+        lost = [n for n in OPERATING_POINTS if child.at(n) is not None and parent.at(n) is None]
+        if lost:
+            problems.append(
+                f"[[marker]] {child.name}: called at {', '.join(lost)}, but its parent "
+                f"{parent.name} is not, so that no nucleus could be"
+            )
+    return problems

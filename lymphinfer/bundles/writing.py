@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -57,17 +57,22 @@ def write_bundle(
         }
         # Not save_file: it leaves files that only their owner may read.
         (folder / name).write_bytes(save(state))
-    rows = [
-        {k: (list(v) if isinstance(v, tuple) else v) for k, v in asdict(m).items() if v is not None}
-        for m in markers
-    ]
     document = {
         "schema": SCHEMA_VERSION,
         **header,
         "files": {name: sha256_of(folder / name) for name in modules},
         "detector": dict(detector),
         "classifier": dict(classifier),
-        "marker": [{**row, "evidence": str(row["evidence"])} for row in rows],
+        "marker": [_marker_table(marker) for marker in markers],
     }
     (folder / MANIFEST).write_bytes(tomli_w.dumps(document).encode())
     return _read_manifest(folder)
+
+
+def _marker_table(marker: MarkerSpec) -> dict[str, Any]:
+    """What a marker's table says: nothing of what is unknown or as it mostly is."""
+    values = {f.name: getattr(marker, f.name) for f in fields(marker)}
+    points = {name: point.to_dict() for name, point in marker.points.items()}
+    table = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items() if v is not None}
+    table |= {"evidence": marker.evidence.value, "points": points}
+    return {k: v for k, v in table.items() if v is not False and v != {}}

@@ -11,6 +11,14 @@ class Format(StrEnum):
     geojson = "geojson"
 
 
+class Point(StrEnum):
+    """Names of ``--operating-point``."""
+
+    precise = "precise"
+    balanced = "balanced"
+    sensitive = "sensitive"
+
+
 class Engine(StrEnum):
     """Where the work is done, ``--engine``."""
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from lymphinfer.cli.enums import Engine, Format, Hierarchy
+from lymphinfer.cli.enums import Engine, Format, Hierarchy, Point
 
 
 def predict(
@@ -50,6 +50,13 @@ def predict(
         Hierarchy | None,
         typer.Option(help="How a child marker is kept below its parent. Default: the bundle's."),
     ] = None,
+    operating_point: Annotated[
+        Point,
+        typer.Option(
+            help="From where nuclei are called: few wrong calls, or few missed. "
+            "A bundle without points has thresholds alone."
+        ),
+    ] = Point.balanced,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16.")] = "auto",
     runtime: Annotated[
@@ -138,6 +145,7 @@ def predict(
         roi=None if roi is None else str(roi),
         within_class=tuple(within_class or ()),
         detector=detector,
+        operating_point=operating_point.value,
     )
     options = BatchOptions(
         devices=tuple(name.strip() for name in (devices or "").split(",") if name.strip()),

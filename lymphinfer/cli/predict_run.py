@@ -21,7 +21,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from lymphinfer.bundles.schema import BundleManifest, Evidence
+from lymphinfer.bundles.schema import BundleManifest
 from lymphinfer.cli.report_run import announce, make_reports
 from lymphinfer.predict.inputs import find_jobs
 from lymphinfer.predict.settings import PredictSettings, SlideResult
@@ -124,9 +124,11 @@ def print_slide(console: Console, result: SlideResult, manifest: BundleManifest)
     for name, justify in (("marker", "left"), ("called", "right"), ("expected", "right"),
                           ("expected/mm²", "right"), ("evidence", "left")):  # fmt: skip
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    # A result from before points were told was called at the bundle's thresholds.
+    point = summary.get("operating_point") or manifest.calling()
     for spec in manifest.markers:
         row: dict[str, Any] = summary["markers"][spec.name]
-        called = "never" if spec.evidence is Evidence.BASE_RATE else f"{row['positive']:,}"
+        called = f"{row['positive']:,}" if spec.name in point["markers"] else "never"
         density = row["expected_per_mm2"]
         table.add_row(
             spec.name,
@@ -136,6 +138,7 @@ def print_slide(console: Console, result: SlideResult, manifest: BundleManifest)
             escape(spec.statement),
         )
     console.print(table)
+    console.print(f"Called at {escape(point['statement'])}.", soft_wrap=True)
     for warning in summary["warnings"]:
         console.print(f"[bold yellow]Warning:[/] {escape(warning)}", soft_wrap=True)
     if not summary["nuclei"]:

@@ -60,6 +60,7 @@ def info(bundle: Annotated[str, BUNDLE]) -> None:
     """Show what a bundle is, what each of its probabilities rests on, and its card."""
     from rich.markdown import Markdown
 
+    from lymphinfer.bundles.evidence import DEFAULT_POINT
     from lymphinfer.bundles.registry import find_bundle
     from lymphinfer.bundles.schema import read_manifest
 
@@ -76,8 +77,11 @@ def info(bundle: Annotated[str, BUNDLE]) -> None:
                       "marker probabilities say nothing.")  # fmt: skip
     table = Table("marker", "called from", "evidence")
     for spec in manifest.markers:
-        threshold = "never" if spec.rate is not None else f"{spec.threshold:.2f}"
-        table.add_row(spec.name, threshold, escape(spec.statement))
+        stated = [f"{name} {point.statement}" for name, point in spec.points.items()]
+        if not stated:
+            alone = spec.at(DEFAULT_POINT)
+            stated = ["never" if alone is None else f"{alone.threshold:.2f}"]
+        table.add_row(spec.name, "\n".join(stated), escape(spec.statement))
     console.print(table)
     card = folder / "CARD.md"
     console.print(

@@ -10,6 +10,7 @@ import gzip
 import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, get_args
 
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from lymphinfer.cells.files import atomic_write
 from lymphinfer.cells.table import measurements, read_calls, read_ids, read_rings
+from lymphinfer.export.lineage_order import ClassSpool, call_lineages
 from lymphinfer.export.nucleus_types import type_classes
 from lymphinfer.export.numerals import id_texts, number_texts, point_texts, ring_texts
 from lymphinfer.export.validate import UniqueIds, validate_panel, validate_table
@@ -50,8 +52,10 @@ def write_geojson(
 ) -> Path:
     """Write a slide's nuclei as one file to drop on the open image in QuPath.
 
-    Memory holds `part_size` nuclei and 16 bytes for each one written. The same tables give the same
-    bytes. Without nuclei the file holds one empty FeatureCollection.
+    Memory holds `part_size` nuclei and 16 bytes for each one written; the disk, until it is done,
+    the features uncompressed. The same tables give the same bytes. Without nuclei the file holds
+    one empty FeatureCollection. Nuclei stand by class, parents before children (see
+    `lymphinfer.export.lineage_order`), and within a class in the order of the tables.
 
     Parameters
     ----------
@@ -96,15 +100,23 @@ def write_geojson(
     target = path if path.name.endswith(suffix) else path.with_name(path.name + suffix)
     stem = re.sub(r'[\\/:*?"<>|]', "_", stem or target.name.removesuffix(suffix))
     header = _header(provenance)
-    with atomic_write(target) as file:
-        texts = _checked(_rechunked(tables, part_size), panel, offset_level0, shape, classes)
+    lineages = call_lineages(panel) if classes == "call" else [()]
+    with atomic_write(target) as file, ClassSpool(lineages, target.parent) as spool:
+        ids = UniqueIds()
+        for table in _rechunked(tables, part_size):
+            validate_table(table)
+            ids.add(table)
+            _spool(spool, table, panel, offset_level0, shape, classes)
+        ids.check()
         if fmt == "zip":
-            _write_zip(file, texts, header, stem)
-        elif fmt == "geojson.gz":
+            _write_zip(file, spool.parts(part_size), header, stem)
+            return target
+        whole = chain.from_iterable(spool.parts())
+        if fmt == "geojson.gz":
             with gzip.GzipFile("", "wb", _LEVEL, file, mtime=0) as stream:
-                _write_collection(stream.write, texts, header)
+                _write_collection(stream.write, whole, header)
         else:
-            _write_collection(file.write, texts, header)
+            _write_collection(file.write, whole, header)
     return target
 
 
@@ -133,8 +145,19 @@ def features(
     Returns
     -------
     bytes
-        UTF-8; empty without nuclei.
+        UTF-8, in the order of the table; empty without nuclei.
     """
+    return _SEPARATOR.join(_features(table, panel, offset_level0, shape, classes)[0])
+
+
+def _features(
+    table: pa.Table,
+    panel: Panel,
+    offset_level0: tuple[float, float],
+    shape: Shape,
+    classes: Classes,
+) -> tuple[list[bytes], NDArray[np.signedinteger[Any]]]:
+    """Each nucleus' feature, and the index of its class."""
     which: NDArray[np.signedinteger[Any]]
     if classes == "type":
         named, which = type_classes(table)
@@ -159,7 +182,24 @@ def features(
         b'"geometry":' + geometry + b","
         b'"properties":{"objectType":"detection","classification":%b,"measurements":{%b}}}'
     )
-    return _SEPARATOR.join([template % row for row in rows])
+    return [template % row for row in rows], which
+
+
+def _spool(
+    spool: ClassSpool,
+    table: pa.Table,
+    panel: Panel,
+    offset_level0: tuple[float, float],
+    shape: Shape,
+    classes: Classes,
+) -> None:
+    texts, which = _features(table, panel, offset_level0, shape, classes)
+    if classes == "type":
+        # Nucleus types have no parents: they stay as they come.
+        spool.add(0, texts)
+        return
+    for k in range(len(panel.calls)):
+        spool.add(k, [texts[i] for i in np.flatnonzero(which == k)])
 
 
 def _centroids(table: pa.Table) -> NDArray[np.float64]:
@@ -204,21 +244,6 @@ def _rechunked(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
         yield pa.concat_tables(waiting).combine_chunks()
 
 
-def _checked(
-    tables: Iterable[pa.Table],
-    panel: Panel,
-    offset_level0: tuple[float, float],
-    shape: Shape,
-    classes: Classes,
-) -> Iterator[bytes]:
-    ids = UniqueIds()
-    for table in tables:
-        validate_table(table)
-        ids.add(table)
-        yield features(table, panel, offset_level0, shape, classes)
-    ids.check()
-
-
 def _header(provenance: Mapping[str, Any] | None) -> bytes:
     member = b""
     if provenance is not None:
@@ -231,17 +256,23 @@ def _header(provenance: Mapping[str, Any] | None) -> bytes:
     return b'{"type":"FeatureCollection",' + member + b'"features":[\n'
 
 
-def _write_collection(write: Callable[[bytes], Any], texts: Iterable[bytes], header: bytes) -> None:
+def _write_collection(
+    write: Callable[[bytes], Any], blocks: Iterable[list[bytes]], header: bytes
+) -> None:
     write(header)
-    for i, text in enumerate(texts):
+    for i, block in enumerate(blocks):
+        text = _SEPARATOR.join(block)
         write(_SEPARATOR + text if i else text)
     write(_CLOSE)
 
 
-def _write_zip(file: BinaryIO, texts: Iterator[bytes], header: bytes, stem: str) -> None:
+def _write_zip(
+    file: BinaryIO, parts: Iterable[Iterable[list[bytes]]], header: bytes, stem: str
+) -> None:
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         number = 0
-        for number, text in enumerate(texts, 1):
+        for number, blocks in enumerate(parts, 1):
+            text = _SEPARATOR.join(chain.from_iterable(blocks))
             _add_part(archive, f"{stem}-{number:04d}.geojson", header + text + _CLOSE)
         if number == 0:
             _add_part(archive, f"{stem}-0001.geojson", header + _CLOSE)

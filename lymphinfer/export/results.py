@@ -19,8 +19,9 @@ from lymphinfer.panel import PANELS, Panel
 SUMMARY = "summary.json"
 PARTS = "parts"
 BATCH = "batch.json"
-LEARNED = ("measured", "simulated")
-"""Kinds of evidence behind which something was learned, from real or from simulated labels."""
+LEARNED = ("stain", "morphology", "simulated", "measured")
+"""Evidence behind which something was learned. Results of bundles that did not yet tell stain from
+morphology say ``measured``."""
 
 
 @dataclass(frozen=True)
@@ -93,9 +94,22 @@ class Result:
         markers = self.summary["markers"]
         return {name: dict(markers[name].get("evidence") or {}) for name in self.panel.names}
 
+    def word(self, marker: str) -> str:
+        """Evidence behind a marker's probability in one word; ``unknown`` where none was given."""
+        return str(self.evidence[marker].get("evidence") or "unknown")
+
     def is_learned(self, marker: str) -> bool:
         """Whether anything was learned behind a marker's probability."""
         return self.evidence[marker].get("evidence") in LEARNED
+
+    def is_called(self, marker: str) -> bool:
+        """Whether a nucleus may have been called positive for a marker."""
+        return bool(self.evidence[marker].get("called", self.is_learned(marker)))
+
+    @property
+    def operating_point(self) -> dict[str, Any]:
+        """From where nuclei were called: ``name``, ``statement`` and ``markers``; may be empty."""
+        return dict(self.summary.get("operating_point") or {})
 
     @property
     def is_simulated(self) -> bool:
@@ -147,6 +161,7 @@ class Result:
             "mpp_source": summary["slide"].get("mpp_source"),
             "hierarchy": summary["arguments"].get("hierarchy"),
             "evidence": self.evidence,
+            **({"operating_point": point} if (point := self.operating_point) else {}),
             "warnings": self.warnings,
             "notice": "Research use only. Not for diagnosis.",
         }

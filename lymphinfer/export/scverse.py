@@ -38,9 +38,10 @@ def to_anndata(result: Result) -> AnnData:
         N nuclei by markers. ``X``: probabilities after the hierarchy, float32, NaN where missing.
         ``obs`` (index: the nucleus's uuid): ``slide`` and ``call``, categorical, every possible
         call among the categories; ``label``, ``area_um2``, ``detection_probability``, morphology.
-        ``var``: ``parent``, ``evidence``, ``learned``, ``statement``, ``source``, ``auroc``,
-        ``auroc_low``, ``auroc_high``, ``rate``. ``obsm["spatial"]``: centroids, µm, float64.
-        ``uns["lymphinfer"]``: provenance; ``uns["call_colors"]`` as scanpy keeps colours.
+        ``var``: ``parent``, ``evidence``, ``learned``, ``called``, ``statement``, ``source``,
+        ``patients``, ``auroc``, ``auroc_low``, ``auroc_high``, ``rate``, and ``threshold``,
+        ``precision``, ``recall`` of the operating point in use. ``obsm["spatial"]``: centroids,
+        µm, float64. ``uns["lymphinfer"]``: provenance; ``uns["call_colors"]`` as scanpy keeps colours.
 
     Raises
     ------
@@ -198,20 +199,24 @@ def _var(result: Result) -> Any:
     for marker in result.panel.markers:
         row = result.evidence[marker.name]
         low, high = row.get("auroc_interval") or (None, None)
+        at = result.operating_point.get("markers", {}).get(marker.name, {})
         rows.append(
             {
                 "parent": marker.parent or "",
                 "evidence": str(row.get("evidence", "")),
                 "learned": result.is_learned(marker.name),
+                "called": result.is_called(marker.name),
                 "statement": str(row.get("statement", "")),
                 "source": str(row.get("source", "")),
                 **{
                     name: np.nan if value is None else float(value)
                     for name, value in (
+                        ("patients", row.get("patients")),
                         ("auroc", row.get("auroc")),
                         ("auroc_low", low),
                         ("auroc_high", high),
                         ("rate", row.get("rate")),
+                        *((n, at.get(n)) for n in ("threshold", "precision", "recall")),
                     )
                 },
             }

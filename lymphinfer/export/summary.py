@@ -144,8 +144,9 @@ def summarise(
     Returns
     -------
     dict
-        Ready for JSON. ``calls`` has each nucleus once, under its class; ``markers`` has it under
-        every marker of its lineage. ``expected`` is the sum of probabilities.
+        Ready for JSON. ``calls`` has each nucleus once, under its class, and the class's colour;
+        ``markers`` has it under every marker of its lineage. ``expected`` is the sum of
+        probabilities.
     """
     panel = counts.panel
 
@@ -163,7 +164,11 @@ def summarise(
         "mean_area_um2": _rounded(counts.mean("area_um2")),
         "mean_detection_probability": _rounded(counts.mean("detection_probability")),
         "calls": {
-            panel.class_name(call): {"count": int(count), "per_mm2": density(count)}
+            panel.class_name(call): {
+                "count": int(count),
+                "per_mm2": density(count),
+                "color": list(panel.color(call)),
+            }
             for call, count in zip(panel.calls, counts.calls, strict=True)
         },
         "markers": {

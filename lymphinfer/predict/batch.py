@@ -191,7 +191,7 @@ def run_jobs(
     """
     settings, options = settings or PredictSettings(), options or BatchOptions()
     began = time.perf_counter()
-    used_manifest(settings.bundle, settings.detector)
+    used_manifest(settings.bundle, settings.detector).calls_at(settings.operating_point)
     devices = device_names(options, settings.device)
     cpus = devices.count("cpu")
     threads = max(1, (os.cpu_count() or 1) // cpus) if cpus > 1 else None

@@ -280,7 +280,7 @@ def run_on_dask(
     """
     settings, options = settings or PredictSettings(), options or BatchOptions()
     began = time.perf_counter()
-    used_manifest(settings.bundle, settings.detector)
+    used_manifest(settings.bundle, settings.detector).calls_at(settings.operating_point)
     claims = Claims(settings, retry_failed=options.retry_failed, expires_s=options.lock_expires_s)
     batch = Batch([_absolute(job) for job in jobs], claims, progress or SilentBatch())
     try:

@@ -82,6 +82,7 @@ def finish_slide(
         seconds={**stages, "total": total},
         warnings=warnings,
     )  # fmt: skip
+    summary["operating_point"] = manifest.calling(plan.settings.operating_point)
     if plan.roi is not None:
         summary["region"] = _region(plan.roi, plan.slide["mpp"])
     summary["file"] = plan.file.name
@@ -130,6 +131,7 @@ def _provenance(plan: SlidePlan, manifest: BundleManifest, warnings: list[str]) 
         "mpp_source": plan.slide["mpp_source"],
         "hierarchy": plan.hierarchy,
         "evidence": manifest.evidence,
+        "operating_point": manifest.calling(plan.settings.operating_point),
         "warnings": warnings,
         "notice": "Research use only. Not for diagnosis.",
         **({} if plan.roi is None else {"region": _region(plan.roi, plan.slide["mpp"])}),

@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from lymphinfer.bundles.evidence import DEFAULT_POINT
 from lymphinfer.bundles.loading import Bundle
-from lymphinfer.bundles.schema import Evidence
 from lymphinfer.cells.table import build_table
 from lymphinfer.markers.hierarchy import apply_hierarchy, call_phenotypes
 from lymphinfer.markers.patches import cut_patches
@@ -108,6 +108,8 @@ class TilePipeline:
     clock : StageClock
     roi : Roi, optional
         Only nuclei whose centroid lies inside are kept.
+    operating_point : str
+        From where nuclei are called, see `BundleManifest.calls_at`.
     """
 
     def __init__(
@@ -120,9 +122,11 @@ class TilePipeline:
         workers: int,
         clock: StageClock,
         roi: Roi | None = None,
+        operating_point: str = DEFAULT_POINT,
     ):
         self.slide, self.bundle, self.grid = slide, bundle, grid
         self.hierarchy, self.workers, self.clock, self.roi = hierarchy, workers, clock, roi
+        self.operating_point = operating_point
         self.identity = slide.identity()
         self.device = CarefulDevice(bundle.detector, bundle.markers)
         self.far: FarScale | None = bundle.markers.far
@@ -254,18 +258,18 @@ class TilePipeline:
     def _table(self, shard: _ShardInProgress) -> pa.Table:
         manifest, markers = self.bundle.manifest, self.bundle.markers
         panel = manifest.panel
-        base_rate = [m.evidence is Evidence.BASE_RATE for m in manifest.markers]
+        called_from = manifest.calls_at(self.operating_point)
         probabilities = apply_hierarchy(
             markers.head_outputs(np.concatenate(shard.logits)),
             panel.parent_indices,
             self.hierarchy,
-            conditional_heads=base_rate,
+            conditional_heads=[m.is_conditional for m in manifest.markers],
         )
         calls = call_phenotypes(
             probabilities,
             panel,
-            [m.threshold for m in manifest.markers],
-            callable_markers=[not b for b in base_rate],
+            [1.0 if at is None else at.threshold for at in called_from],
+            callable_markers=[at is not None for at in called_from],
         )
         with self.clock("table"):
             table = build_table(

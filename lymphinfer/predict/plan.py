@@ -142,9 +142,12 @@ def plan_slide(
         The slide cannot be read.
     AnnotationError
         The annotations that limit the work cannot be used.
+    BundleError
+        The bundle has no operating point of the settings' name.
     """
     began = time.perf_counter()
     manifest = bundle.manifest
+    manifest.calls_at(settings.operating_point)
     hierarchy = settings.hierarchy or manifest.hierarchy
     precision = precision_name(bundle.markers.autocast)
     grid = TileGrid(
@@ -261,7 +264,7 @@ def predict_shards(
     clock = StageClock()
     pipeline = TilePipeline(
         slide, bundle, plan.grid, hierarchy=plan.hierarchy, workers=plan.settings.workers,
-        clock=clock, roi=plan.roi,
+        clock=clock, roi=plan.roi, operating_point=plan.settings.operating_point,
     )  # fmt: skip
     if pipeline.identity != plan.slide["identity"]:
         raise SlideError(f"{plan.path}: the file has changed while it was read: run it again")

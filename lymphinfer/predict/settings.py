@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lymphinfer import __version__
+from lymphinfer.bundles.evidence import DEFAULT_POINT, OPERATING_POINTS
 from lymphinfer.bundles.registry import DEFAULT_BUNDLE, PATCH_BUNDLE
 from lymphinfer.errors import LymphinferError
 from lymphinfer.export.geojson import FORMATS
@@ -48,6 +49,9 @@ class PredictSettings:
         File of QuPath annotations that limit the work, or a folder with one a slide.
     within_class : tuple of str
         Only annotations of these classes; needs `roi`.
+    operating_point : str
+        ``precise``, ``balanced`` or ``sensitive``: from where on nuclei are called. A bundle
+        without points is called from its thresholds, and knows the default name alone.
 
     Raises
     ------
@@ -69,6 +73,7 @@ class PredictSettings:
     within_class: tuple[str, ...] = ()
     detector: str | None = None
     runtime: str = "auto"
+    operating_point: str = DEFAULT_POINT
 
     def __post_init__(self) -> None:
         if not self.bundle:
@@ -79,6 +84,9 @@ class PredictSettings:
             problems.append(f"--format {self.format}: choose one of {', '.join(FORMATS)}")
         if self.hierarchy is not None and self.hierarchy not in set(HierarchyMode):
             problems.append(f"--hierarchy {self.hierarchy}: choose {', '.join(HierarchyMode)}")
+        if self.operating_point not in OPERATING_POINTS:
+            known = ", ".join(OPERATING_POINTS)
+            problems.append(f"--operating-point {self.operating_point}: choose one of {known}")
         if not MIN_TILE_PX <= self.tile_px <= MAX_TILE_PX or self.tile_px % 16:
             problems.append(
                 f"--tile {self.tile_px}: a multiple of 16 from {MIN_TILE_PX} to {MAX_TILE_PX}"
@@ -130,6 +138,7 @@ def fingerprint(
     content = [slide_identity, mpp, bundle_sha256, hierarchy, precision, runtime, halo_px]
     content += [settings.tile_px]
     content += [] if roi_sha256 is None else [roi_sha256]
+    content += [] if settings.operating_point == DEFAULT_POINT else [settings.operating_point]
     return hashlib.sha256(json.dumps([__version__, *content]).encode()).hexdigest()
 
 

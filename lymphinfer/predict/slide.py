@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Protocol
 
+from lymphinfer.bundles.composing import used_manifest
 from lymphinfer.bundles.loading import Bundle, load_bundle
 from lymphinfer.cells.files import atomic_write
 from lymphinfer.compute import half_type, resolve_device
@@ -46,8 +47,15 @@ class Silent:
 
 
 def load(settings: PredictSettings) -> Bundle:
-    """Load the bundle of the settings on their device."""
+    """Load the bundle of the settings on their device.
+
+    Raises
+    ------
+    BundleError
+        It cannot be used, or has no operating point of the settings' name.
+    """
     device = resolve_device(settings.device)
+    used_manifest(settings.bundle, settings.detector).calls_at(settings.operating_point)
     return load_bundle(
         settings.bundle,
         detector=settings.detector,

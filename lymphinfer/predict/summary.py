@@ -21,7 +21,7 @@ from lymphinfer.predict.settings import PredictSettings
 from lymphinfer.predict.state import SlideState, Status, read_state
 
 CSV_NAME, JSON_NAME = "batch.csv", "batch.json"
-_PER_MARKER = ("positive", "expected", "positive_per_mm2", "expected_per_mm2")
+_PER_MARKER = ("evidence", "positive", "expected", "positive_per_mm2", "expected_per_mm2")
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class SlideOutcome:
     nuclei : int or None
     tissue_mm2 : float or None
     markers : dict
-        For each marker ``positive``, ``expected`` and both per mm².
+        For each marker ``positive``, ``expected``, both per mm², and ``evidence``.
     seconds : float
         Of the attempt that ended it.
     attempts, shards, shards_retried : int
@@ -53,7 +53,7 @@ class SlideOutcome:
     file: Path | None = None
     nuclei: int | None = None
     tissue_mm2: float | None = None
-    markers: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    markers: dict[str, dict[str, float | str | None]] = field(default_factory=dict)
     seconds: float = 0.0
     attempts: int = 0
     shards: int = 0
@@ -162,7 +162,7 @@ def outcome(job: Job, error: str = "") -> SlideOutcome:
                 "nuclei": int(summary["nuclei"]),
                 "tissue_mm2": summary["tissue_mm2"],
                 "markers": {
-                    name: {key: values[key] for key in _PER_MARKER}
+                    name: {key: values[key] for key in _PER_MARKER} | {"evidence": _word(values)}
                     for name, values in summary["markers"].items()
                 },
                 "shards": int(summary["shards"]["total"]),
@@ -171,6 +171,12 @@ def outcome(job: Job, error: str = "") -> SlideOutcome:
     except (OSError, ValueError, KeyError, TypeError) as problem:
         reason = f"{job.folder / SUMMARY} cannot be read ({problem}): run the batch again"
         return SlideOutcome(job.slide, job.folder, Status.FAILED, reason)
+
+
+def _word(values: Mapping[str, Any]) -> str | None:
+    """The evidence of a marker in one word."""
+    word = (values["evidence"] or {}).get("evidence")
+    return None if word is None else str(word)
 
 
 def write_batch(result: BatchResult, settings: PredictSettings) -> None:

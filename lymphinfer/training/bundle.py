@@ -68,7 +68,7 @@ def stored_precision(net: MarkerClassifier) -> MarkerClassifier:
 
 def marker_specs(inputs: Inputs, trained: Trained) -> list[MarkerSpec]:
     """Evidence, calibration and threshold of every marker, as ``bundle.toml`` has them."""
-    evidence = Evidence.SIMULATED if inputs.simulated else Evidence.MEASURED
+    evidence = Evidence.SIMULATED if inputs.simulated else Evidence.STAIN
     patients = {split: len(getattr(inputs.splits, split)) for split in ("train", "val", "test")}
     kind = "simulated cohort" if inputs.simulated else "cohort"
     tested = f"{patients[trained.split]} held-out" if trained.split == "test" else "the validation"
@@ -88,6 +88,7 @@ def marker_specs(inputs: Inputs, trained: Trained) -> list[MarkerSpec]:
             evidence=evidence,
             source=source,
             threshold=usable_threshold(threshold),
+            patients=None if inputs.simulated else sum(patients.values()),
             scale=calibration.scale,
             offset=calibration.offset,
             auroc=_number(m.auroc.value),

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 
 from lymphinfer.bundles.loading import load_bundle
-from lymphinfer.bundles.schema import MANIFEST, Evidence
+from lymphinfer.bundles.schema import MANIFEST
 from lymphinfer.errors import DataError
 from lymphinfer.markers.calibration import Calibration
 from lymphinfer.markers.classifier import ClassifierConfig, MarkerClassifier
@@ -132,7 +132,7 @@ def bundle_scorer(source: str | Path) -> Scorer:
             "evaluated on patch stores; give a bundle with a patch classifier"
         )
     specs = manifest.markers
-    conditional = [s.evidence is Evidence.BASE_RATE for s in specs]
+    conditional = [s.is_conditional for s in specs]
 
     def finish(logits: Array) -> tuple[Array, Array]:
         heads = model.head_outputs(logits)
@@ -147,9 +147,7 @@ def bundle_scorer(source: str | Path) -> Scorer:
         )
         return raw, final
 
-    thresholds = tuple(
-        math.nan if c else s.threshold for c, s in zip(conditional, specs, strict=True)
-    )
+    thresholds = tuple(math.nan if at is None else at.threshold for at in manifest.calls_at())
     return Scorer(manifest.name, model.classifier, manifest.panel, thresholds, finish)
 
 

@@ -27,7 +27,8 @@ def folder(tmp_path):
         classifier={"kind": "patch", "file": "classifier.safetensors",
                     "network": classifier.config.to_dict()},
         markers=[
-            MarkerSpec("CD45", Evidence.MEASURED, "made", auroc=0.9, auroc_interval=(0.8, 0.95)),
+            MarkerSpec("CD45", Evidence.MORPHOLOGY, "made", threshold=0.5, auroc=0.9,
+                       auroc_interval=(0.8, 0.95)),
             MarkerSpec("CD3e", Evidence.BASE_RATE, "made", rate=0.4, rate_range=(0.1, 0.6)),
             MarkerSpec("CD4", Evidence.BASE_RATE, "made", rate=0.6),
             MarkerSpec("CD8a", Evidence.BASE_RATE, "made", rate=0.5),
@@ -76,7 +77,7 @@ def test_weights_in_another_format_or_place_are_refused(folder, name):
 
 def test_every_problem_of_a_manifest_is_reported_at_once(folder):
     edit(folder, 'name = "CD4"', 'name = "CD5"')
-    edit(folder, 'evidence = "measured"', 'evidence = "believed"')
+    edit(folder, 'evidence = "morphology"', 'evidence = "believed"')
     with pytest.raises(BundleError, match=r"CD45: .*believed.*no \[\[marker\]\] named CD4"):
         read_manifest(folder)
 
@@ -102,7 +103,7 @@ def test_an_unknown_name_lists_the_known_ones(folder, monkeypatch):
 
 def test_a_base_rate_says_so_in_its_statement(folder):
     statement = read_manifest(folder).evidence["CD3e"]["statement"]
-    assert "base rate" in statement and "nothing learned" in statement
+    assert statement.startswith("base-rate") and "nothing learned" in statement
 
 
 @pytest.mark.parametrize("name", ["he-v1", "he-v1-fast"])

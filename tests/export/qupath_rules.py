@@ -42,11 +42,42 @@ def objects_in_qupath(path):
         assert collection["type"] == "FeatureCollection"
         assert isinstance(collection["features"], list)
         found += collection["features"]
+        check_lineage_order(collection["features"])
     for feature in found:
         check_feature(feature)
     ids = [feature["id"] for feature in found]
     assert len(set(ids)) == len(ids), "an id comes twice"
     return found
+
+
+def lineage(feature):
+    """Names of a feature's class, the root first."""
+    given = feature["properties"].get("classification", {})
+    return tuple(given.get("names") or filter(None, [given.get("name")]))
+
+
+def check_lineage_order(features):
+    """A parent that is read after its child has lost its colour."""
+    depths = [len(lineage(feature)) for feature in features]
+    assert depths == sorted(depths), "a derived class stands before a shorter one"
+
+
+def colors_in_qupath(path):
+    """Colours that each class may have after the import, whichever part QuPath reads first.
+
+    None stands for one that QuPath makes up, for the parent of a class that it has not met.
+    """
+    colors = {}
+    for collection, _ in collections(path):
+        here = {}
+        for feature in collection["features"]:
+            names = lineage(feature)
+            here.setdefault(names, tuple(feature["properties"]["classification"]["color"]))
+            for depth in range(1, len(names)):
+                here.setdefault(names[:depth], None)
+        for names, color in here.items():
+            colors.setdefault(names, set()).add(color)
+    return colors
 
 
 def check_feature(feature):

@@ -13,13 +13,13 @@ from lymphinfer.panel import TCELL_PANEL
 from tests.cells.nuclei_made import nuclei
 
 EVIDENCE = {
-    "CD45": {"evidence": "measured", "statement": "measured, AUROC 0.942 (0.920-0.964): made",
+    "CD45": {"evidence": "stain", "statement": "stain, 4 patients, AUROC 0.942 (0.920-0.964): made",
              "source": "made", "auroc": 0.942, "auroc_interval": [0.92, 0.964]},
-    "CD3e": {"evidence": "base-rate", "statement": "base rate 0.38 of its parent; never called",
+    "CD3e": {"evidence": "base-rate", "statement": "base-rate 0.38 of its parent; never called",
              "source": "made", "rate": 0.38, "rate_range": [0.16, 0.6]},
-    "CD4": {"evidence": "base-rate", "statement": "base rate 0.61 of its parent; never called",
+    "CD4": {"evidence": "base-rate", "statement": "base-rate 0.61 of its parent; never called",
             "source": "made", "rate": 0.61, "rate_range": []},
-    "CD8a": {"evidence": "base-rate", "statement": "base rate 0.46 of its parent; never called",
+    "CD8a": {"evidence": "base-rate", "statement": "base-rate 0.46 of its parent; never called",
              "source": "made", "rate": 0.46, "rate_range": []},
 }  # fmt: skip
 SIMULATED = {

@@ -18,11 +18,12 @@ from lymphinfer.cells.parts import read_parts, write_part
 from lymphinfer.cells.table import read_rings
 from lymphinfer.errors import ResultError
 from lymphinfer.export.geojson import FORMATS, features, write_geojson
+from lymphinfer.export.lineage_order import call_lineages, deal
 from lymphinfer.export.numerals import number_texts, ring_texts
 from lymphinfer.nuclei.polygons import Rings
 from lymphinfer.panel import TCELL_PANEL, Marker, Panel
 from tests.cells.nuclei_made import nuclei, outlines
-from tests.export.qupath_rules import collections, objects_in_qupath
+from tests.export.qupath_rules import collections, colors_in_qupath, lineage, objects_in_qupath
 
 
 @pytest.fixture(params=FORMATS)
@@ -41,8 +42,9 @@ def test_every_nucleus_arrives_with_its_values_in_any_format(tmp_path, fmt):
     found = objects_in_qupath(path)
     rows = table.to_pylist()
     assert len(found) == 40
-    for feature, row, i in zip(found, rows, range(40), strict=True):
-        assert feature["id"].replace("-", "") == row["id"].hex()
+    by_id = {row["id"].hex(): (row, i) for i, row in enumerate(rows)}
+    for feature in found:
+        row, i = by_id.pop(feature["id"].replace("-", ""))
         ring = feature["geometry"]["coordinates"][0]
         assert ring[:-1] == read_rings(table)[i].tolist()
         values = feature["properties"]["measurements"]
@@ -71,6 +73,59 @@ def test_classes_are_the_phenotypes_with_their_colours(tmp_path):
     }
 
 
+def called(calls):
+    """Nuclei with these calls, by index in the panel's."""
+    return nuclei(outlines(len(calls)), calls=np.asarray(calls))
+
+
+PANEL_COLORS = {
+    tuple(TCELL_PANEL.class_name(call).split(": ")): {TCELL_PANEL.color(call)}
+    for call in TCELL_PANEL.calls
+}
+
+
+def test_every_class_keeps_its_colour_whichever_part_qupath_reads_first(tmp_path, fmt):
+    # As a slide comes: T cells alone at first, the only plain CD45 and CD3e far behind.
+    calls = [4, 3, 4, 3, 4, 4, 3, 0, 0, 0, 0, 2, 2, 4, 0, 1, 1, 0, 2, 1]
+    path = write(tmp_path, [called(calls)], fmt=fmt, part_size=7)
+    assert len(objects_in_qupath(path)) == len(calls)
+    assert colors_in_qupath(path) == PANEL_COLORS
+    assert all(len(c["features"]) <= 7 for c, _ in collections(path)) or fmt != "zip"
+
+
+def test_a_parent_without_a_nucleus_of_its_own_is_the_one_colour_that_is_lost(tmp_path):
+    found = colors_in_qupath(write(tmp_path, [called([4, 0, 2, 3, 2, 0])], part_size=4))
+    assert found.pop(("CD45",)) == {None}
+    assert found == {k: v for k, v in PANEL_COLORS.items() if k != ("CD45",)}
+
+
+@given(
+    st.lists(st.integers(0, 4), max_size=60),
+    st.integers(3, 9),
+)
+def test_parts_are_full_and_a_parent_is_missing_only_where_there_are_too_few(calls, size):
+    lineages = call_lineages(TCELL_PANEL)
+    counts = np.bincount(calls, minlength=5)
+    parts = deal(counts.tolist(), lineages, size)
+    assert np.array_equal(np.sum(parts, axis=0, dtype=int), counts) or not calls
+    assert [sum(part) for part in parts[:-1]] == [size] * (len(parts) - 1)
+    for k, ancestors in enumerate(lineages):
+        holding = [part for part in parts if part[k]]
+        for a in ancestors:
+            without = sum(1 for part in holding if not part[a])
+            assert without == 0 or all(part[a] <= 1 for part in holding)
+
+
+def test_in_plain_geojson_too_the_features_stand_by_depth_and_else_as_they_came(tmp_path):
+    table = called([3, 1, 0, 2, 1, 0, 4])
+    found = objects_in_qupath(write(tmp_path, [table], fmt="geojson"))
+    assert [len(lineage(f)) for f in found] == [1, 1, 1, 1, 2, 3, 3]
+    rows = table.to_pylist()
+    for names in (("Other",), ("CD45",), ("CD45", "CD3e", "CD8a")):
+        ids = [f["id"].replace("-", "") for f in found if lineage(f) == names]
+        assert ids == [row["id"].hex() for row in rows if row["call"] == names[-1]]
+
+
 def test_nuclei_stand_where_qupath_crops_the_image_to(tmp_path, fmt):
     table = nuclei(outlines(5))
     here = objects_in_qupath(write(tmp_path, [table], fmt=fmt))
@@ -90,7 +145,7 @@ def test_a_zip_holds_numbered_parts_of_the_size_that_qupath_opens_in_little_memo
         assert archive.namelist() == [f"slide.v1-000{i}.geojson" for i in (1, 2, 3, 4)]
     assert [len(c["features"]) for c, _ in collections(path)] == [6, 6, 6, 2]
     ids = [f["id"].replace("-", "") for f in objects_in_qupath(path)]
-    assert ids == [i.hex() for t in tables for i in t.column("id").to_pylist()]
+    assert set(ids) == {i.hex() for t in tables for i in t.column("id").to_pylist()}
 
 
 def test_a_full_part_makes_no_empty_one_after_it(tmp_path):
@@ -114,7 +169,7 @@ def test_the_file_says_what_made_it(tmp_path, fmt):
         "version": "0.1.0",
         "bundle": "he-v1",
         "bundle_sha256": "ab" * 32,
-        "evidence": {"CD45": "measured", "CD4": "base-rate"},
+        "evidence": {"CD45": "stain", "CD4": "base-rate"},
         "mpp": np.float64(0.25),
         "slide": tmp_path,
         "warning": "Bürste",

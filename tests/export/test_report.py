@@ -103,9 +103,9 @@ def test_counts_stand_beside_the_evidence_for_them(made):
     page = Page(made.path)
     markers = made.result.summary["markers"]
     cd45, cd8a = page.row("CD45"), page.row("CD8a")
-    assert cd45[1] == "measured" and "AUROC 0.942" in cd45[-1]
+    assert cd45[1] == "stain" and "AUROC 0.942" in cd45[-1]
     assert cd45[4] == f"{markers['CD45']['positive']:,}"
-    assert cd8a[1] == "base rate: not measured" and cd8a[4] == "never"
+    assert cd8a[1] == "base-rate: not measured" and cd8a[4] == "never"
     assert f"{made.result.summary['nuclei']:,}" in page.words
     assert "ab" * 32 in page.words and "conditional" in page.words
     assert "Research use only. Not for diagnosis." in page.words

@@ -44,7 +44,7 @@ def test_a_file_holds_probabilities_markers_and_positions_in_um(result, table):
 def test_a_file_says_what_stands_behind_each_marker(result):
     anndata = pytest.importorskip("anndata", reason="the extra anndata is not installed")
     data = anndata.read_h5ad(write_view(result, "anndata"))
-    assert data.var["evidence"].tolist() == ["measured", *["base-rate"] * 3]
+    assert data.var["evidence"].tolist() == ["stain", *["base-rate"] * 3]
     assert data.var["learned"].tolist() == [True, False, False, False]
     assert data.var.loc["CD45", "auroc"] == 0.942 and data.var.loc["CD3e", "rate"] == 0.38
     assert np.isnan(data.var.loc["CD3e", "auroc"])

@@ -21,7 +21,7 @@ def summary(table, tissue_mm2=2.0, **changes):
         "tissue_mm2": tissue_mm2,
         "slide": {"name": "lung.svs", "identity": "abc", "mpp": 0.25, "mpp_source": "metadata"},
         "bundle": {"name": "he-v1", "sha256": "ab" * 32},
-        "evidence": {"CD45": {"kind": "measured", "auroc": 0.9}, "CD4": {"kind": "base-rate"}},
+        "evidence": {"CD45": {"kind": "stain", "auroc": 0.9}, "CD4": {"kind": "base-rate"}},
         "arguments": {"device": "cpu"},
         "seconds": {"detect": 1.23456},
         "warnings": ["simulated"],

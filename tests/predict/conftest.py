@@ -64,7 +64,7 @@ def disc_bundle(tmp_path_factory) -> Path:
         classifier={"kind": "patch", "file": "classifier.safetensors",
                     "network": classifier.config.to_dict()},
         markers=[
-            MarkerSpec("CD45", Evidence.MEASURED, "made"),
+            MarkerSpec("CD45", Evidence.MORPHOLOGY, "made", threshold=0.5),
             MarkerSpec("CD3e", Evidence.BASE_RATE, "made", rate=0.38),
             MarkerSpec("CD4", Evidence.BASE_RATE, "made", rate=0.61),
             MarkerSpec("CD8a", Evidence.BASE_RATE, "made", rate=0.46),

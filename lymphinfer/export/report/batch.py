@@ -54,12 +54,21 @@ def write_batch_report(
     ]
     markers = list(dict.fromkeys(n for report in reports for n in report.result.panel.names))
     learned = {name: [name in row["learned"] for row in rows] for name in markers}
+    words = {
+        name: sorted({row["words"][name] for row in rows if name in row["words"]})
+        for name in markers
+    }
     bundles = sorted({(row["bundle"], row["sha256"]) for row in rows})
     chart = None
     with draw.styled():
         if rows and markers:
             values = [
-                (name, [row["markers"].get(name) for row in rows], learned[name])
+                (
+                    name,
+                    [row["markers"].get(name) for row in rows],
+                    learned[name],
+                    ", ".join(words[name]),
+                )
                 for name in markers
             ]
             figure = draw.slides_strip(values, "expected nuclei per mm² of tissue")
@@ -74,7 +83,7 @@ def write_batch_report(
         rows=rows,
         failed=reasons,
         markers=markers,
-        learned={name: any(flags) for name, flags in learned.items()},
+        words=words,
         bundles=bundles,
         simulated=sum(report.result.is_simulated for report in reports),
         chart=chart,
@@ -100,6 +109,7 @@ def _row(root: Path, report: SlideReport) -> dict[str, Any]:
             name: summary["markers"][name]["expected_per_mm2"] for name in result.panel.names
         },
         "learned": [name for name in result.panel.names if result.is_learned(name)],
+        "words": {name: result.word(name) for name in result.panel.names},
         "bundle": str(summary["bundle"].get("name")),
         "sha256": str(summary["bundle"].get("sha256")),
         "warnings": result.warnings,

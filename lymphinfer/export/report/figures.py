@@ -48,7 +48,7 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def histogram(counts: NDArray[np.int64], name: str, *, learned: bool) -> Figure:
+def histogram(counts: NDArray[np.int64], name: str, *, evidence: str, learned: bool) -> Figure:
     """Draw how many nuclei have which probability; counts on a logarithmic axis."""
     figure = new_figure(4.2, 2.5)
     axes = figure.add_subplot()
@@ -66,34 +66,38 @@ def histogram(counts: NDArray[np.int64], name: str, *, learned: bool) -> Figure:
     axes.set(xlim=(0, 1), ylim=(0.7, max(10, 2 * counts.max(initial=1))))
     axes.set_yscale("log")
     axes.set(xlabel=f"{name} probability", ylabel="nuclei (log)")
-    axes.set_title(name if learned else f"{name}: base rate, not measured", loc="left", fontsize=9)
+    title = f"{name} ({evidence})" if learned else f"{name}: {evidence}, not measured"
+    axes.set_title(title, loc="left", fontsize=9)
     return figure
 
 
-def densities(rows: Sequence[tuple[str, float, float, bool]], unit: str) -> Figure:
+def densities(rows: Sequence[tuple[str, float, float | None, str, bool]], unit: str) -> Figure:
     """Draw expected and called counts a marker, as bars.
 
     Parameters
     ----------
-    rows : sequence of (name, expected, called, learned)
-        Markers without learned evidence are hatched and have no called bar.
+    rows : sequence of (name, expected, called, evidence, learned)
+        Markers without learned evidence are hatched; those that are never called (None) have no
+        bar of their calls.
     unit : str
         Of the numbers.
     """
     figure = new_figure(5.4, 0.6 + 0.55 * len(rows))
     axes = figure.add_subplot()
-    for i, (_, expected, called, learned) in enumerate(rows):
+    for i, (_, expected, called, evidence, learned) in enumerate(rows):
         color, hatch = (LEARNED_COLOR, None) if learned else (BASE_RATE_COLOR, "////")
         edge = "none" if learned else "#666666"
         axes.barh(i - 0.2, expected, 0.36, color=color, hatch=hatch, edgecolor=edge, linewidth=0.4)
         axes.text(expected, i - 0.2, f" {expected:,.0f} expected", va="center", fontsize=8)
-        if learned:
+        text = " never called" if learned else f" never called: {evidence}, not measured"
+        if called is not None:
             axes.barh(i + 0.2, called, 0.36, color=CALLED_COLOR)
-        text = f" {called:,.0f} called" if learned else " never called: base rate, not measured"
-        axes.text(called if learned else 0, i + 0.2, text, va="center", fontsize=8)
-    axes.set_yticks(range(len(rows)), [name for name, *_ in rows])
+            text = f" {called:,.0f} called"
+        axes.text(called or 0, i + 0.2, text, va="center", fontsize=8)
+    labels = [f"{name}\n({evidence})" for name, _, _, evidence, _ in rows]
+    axes.set_yticks(range(len(rows)), labels)
     axes.set(xlabel=unit, ylim=(len(rows) - 0.4, -0.6))
-    axes.set_xlim(0, 1.35 * max([*(max(e, c) for _, e, c, _ in rows), 1e-9]))
+    axes.set_xlim(0, 1.35 * max([*(max(e, c or 0) for _, e, c, *_ in rows), 1e-9]))
     return figure
 
 
@@ -152,20 +156,20 @@ def density_map(
 
 
 def slides_strip(
-    rows: Sequence[tuple[str, Sequence[float | None], Sequence[bool]]], unit: str
+    rows: Sequence[tuple[str, Sequence[float | None], Sequence[bool], str]], unit: str
 ) -> Figure:
     """Draw each slide as a dot on a line a marker.
 
     Parameters
     ----------
-    rows : sequence of (marker, values, learned)
-        A value a slide, None where there is none, and whether anything was learned behind it: such
-        dots are filled.
+    rows : sequence of (marker, values, learned, evidence)
+        A value a slide, None where there is none; whether anything was learned behind it, such
+        dots are filled; and the words of its evidence.
     unit : str
     """
     figure = new_figure(6.4, 0.7 + 0.5 * len(rows))
     axes = figure.add_subplot()
-    for i, (_, values, learned) in enumerate(rows):
+    for i, (_, values, learned, _) in enumerate(rows):
         # The same jitter every time, so that the figure does not change when nothing has.
         jitter = 0.16 * np.sin(2.4 * np.arange(len(values)))
         found = np.array([np.nan if value is None else value for value in values], float)
@@ -176,7 +180,7 @@ def slides_strip(
         )
         if np.isfinite(found).sum() > 2:
             axes.plot([np.nanmedian(found)] * 2, [i - 0.32, i + 0.32], color="black", lw=1.4)
-    labels = [name if any(learned) else f"{name}\n(base rate)" for name, _, learned in rows]
+    labels = [f"{name}\n({evidence})" for name, *_, evidence in rows]
     axes.set_yticks(range(len(rows)), labels)
     axes.set(xlabel=unit, ylim=(len(rows) - 0.5, -0.5))
     axes.set_xlim(left=0)

@@ -51,6 +51,7 @@ class Layer:
     key: str
     name: str
     learned: bool
+    evidence: str
     heat: Image
     top: float
 
@@ -98,6 +99,7 @@ def write_slide_report(
             summary=result.summary,
             panel=result.panel,
             learned=[name for name in result.panel.names if result.is_learned(name)],
+            called=[name for name in result.panel.names if result.is_called(name)],
             missing=missing,
             tissue=None if tissue is None else pictures.data_uri(tissue),
             map_size=(1000, max(1, round(1000 * result.dimensions[1] / result.dimensions[0]))),
@@ -117,16 +119,23 @@ def write_slide_report(
 
 def _layers(result: Result, found: Survey) -> list[Layer]:
     size = result.dimensions[0] / found.bin_px, result.dimensions[1] / found.bin_px
-    grids = [("nuclei", ALL, True, found.nuclei)]
+    grids = [("nuclei", ALL, True, "", found.nuclei)]
     grids += [
-        (marker.key, marker.name, result.is_learned(marker.name), found.expected[marker.name])
+        (
+            marker.key,
+            marker.name,
+            result.is_learned(marker.name),
+            result.word(marker.name),
+            found.expected[marker.name],
+        )
         for marker in result.panel.markers
     ]
     layers = []
-    for key, name, learned, grid in grids:
+    for key, name, learned, word, grid in grids:
         density = found.density(grid)
         top = pictures.top_density(density)
-        layers.append(Layer(key, name, learned, pictures.heat_map(density, top, size), top))
+        heat = pictures.heat_map(density, top, size)
+        layers.append(Layer(key, name, learned, word, heat, top))
     return layers
 
 
@@ -137,7 +146,8 @@ def _charts(result: Result, found: Survey) -> dict[str, Any]:
         (
             name,
             markers[name][f"expected{per}"] or 0,
-            markers[name][f"positive{per}"] or 0,
+            (markers[name][f"positive{per}"] or 0) if result.is_called(name) else None,
+            result.word(name),
             result.is_learned(name),
         )
         for name in result.panel.names
@@ -146,7 +156,10 @@ def _charts(result: Result, found: Survey) -> dict[str, Any]:
     charts: dict[str, Any] = {"densities": draw.densities(rows, unit)}
     for marker in result.panel.markers:
         charts[f"histogram_{marker.key}"] = draw.histogram(
-            found.histograms[marker.name], marker.name, learned=result.is_learned(marker.name)
+            found.histograms[marker.name],
+            marker.name,
+            evidence=result.word(marker.name),
+            learned=result.is_learned(marker.name),
         )
     return charts
 
@@ -223,6 +236,8 @@ def _ratios(result: Result) -> list[dict[str, Any]]:
             for kind in ("positive", "expected"):
                 value = child[kind] / parent[kind] if parent[kind] else None
                 row[kind] = number(value, 3)
+            if not (result.is_called(marker.name) and result.is_called(marker.parent)):
+                row["positive"] = "never called"
         rows.append(row)
     return rows
 
@@ -241,7 +256,9 @@ def _save_figures(
     for i, layer in enumerate(layers):
         title = f"{result.name}: {layer.name}"
         if not layer.learned:
-            title += " (base rate, not measured)"
+            title += " (base-rate, not measured)"
+        elif layer.evidence:
+            title += f" ({layer.evidence})"
         unit = "nuclei per mm²" if i == 0 else f"expected {layer.name} per mm²"
         marked = spots if i == 1 else ()
         figure = draw.density_map(

@@ -1,0 +1,222 @@
+"""What stands behind a marker's probability, and from where on a nucleus is called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+OPERATING_POINTS = ("precise", "balanced", "sensitive")
+"""Names of operating points, the highest threshold first."""
+DEFAULT_POINT = "balanced"
+
+
+class Evidence(StrEnum):
+    """What stands behind a marker's probability.
+
+    ``stain``: trained and tested against the marker's own stain. ``morphology``: an annotation on
+    H&E stands in for the stain. ``base-rate``: nothing learned; the parent's probability times a
+    published cohort frequency. ``simulated``: learned on simulated slides.
+    """
+
+    STAIN = "stain"
+    MORPHOLOGY = "morphology"
+    BASE_RATE = "base-rate"
+    SIMULATED = "simulated"
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """A threshold, and what it was worth on validation data at the stain's real frequency.
+
+    Attributes
+    ----------
+    threshold : float
+        Final probability from which a nucleus is positive, in [0, 1].
+    precision, recall : float or None
+        Of the calls there; None where they were not measured.
+    """
+
+    threshold: float
+    precision: float | None = None
+    recall: float | None = None
+
+    @property
+    def statement(self) -> str:
+        """Threshold, precision and recall for people."""
+        text = f"from {self.threshold:.2f}"
+        if self.precision is None or self.recall is None:
+            return text
+        return f"{text} (precision {self.precision:.2f}, recall {self.recall:.2f})"
+
+    def to_dict(self) -> dict[str, float]:
+        """What is known, by name."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class MarkerSpec:
+    """How one marker's probability is made, and why it may be believed.
+
+    Attributes
+    ----------
+    name : str
+    evidence : Evidence
+    source : str
+        On which labels it was trained and tested, or where the rate comes from.
+    threshold : float or None
+        Final probability from which a nucleus is called positive where there are no `points`.
+        Without either the evidence does not carry a call: the marker is only expected.
+    points : dict of str to OperatingPoint
+        By the names in `OPERATING_POINTS`. A marker without a point is not called at it.
+    conditional : bool
+        The head's output is P(marker | parent), not P(marker). A base rate is always conditional.
+    patients : int or None
+        Patients behind a ``stain``.
+    scale, offset : float
+        Calibration of the logit.
+    rate : float or None
+        P(marker | parent) of a base-rate marker.
+    rate_range : tuple of float or None
+        5th and 95th percentile of the rate over the slides behind it.
+    auroc, auroc_interval : float, tuple of float, or None
+        On held-out test data, with its 95 % interval.
+    """
+
+    name: str
+    evidence: Evidence
+    source: str
+    threshold: float | None = None
+    points: Mapping[str, OperatingPoint] = field(default_factory=dict)
+    conditional: bool = False
+    patients: int | None = None
+    scale: float = 1.0
+    offset: float = 0.0
+    rate: float | None = None
+    rate_range: tuple[float, float] | None = None
+    auroc: float | None = None
+    auroc_interval: tuple[float, float] | None = None
+
+    @property
+    def called(self) -> bool:
+        """Whether a nucleus is ever called positive for it."""
+        learned = self.evidence is not Evidence.BASE_RATE
+        return learned and (self.threshold is not None or bool(self.points))
+
+    @property
+    def is_conditional(self) -> bool:
+        """Whether the head's output is P(marker | parent)."""
+        return self.conditional or self.evidence is Evidence.BASE_RATE
+
+    def at(self, point: str) -> OperatingPoint | None:
+        """Operating point of a name; None where the marker is not called at it.
+
+        A marker that states a threshold and no points has that one, at the default name.
+        """
+        if not self.called:
+            return None
+        if self.points:
+            return self.points.get(point)
+        return OperatingPoint(self.threshold or 0.0) if point == DEFAULT_POINT else None
+
+    @property
+    def statement(self) -> str:
+        """One line for people: what the probability rests on."""
+        word = self.evidence.value
+        if self.evidence is Evidence.BASE_RATE:
+            return f"{word} {self.rate:.2f} of its parent; nothing learned; never called"
+        if self.evidence is Evidence.STAIN:
+            word += f", {_patients(self.patients)}"
+        if self.auroc is not None:
+            word += f", AUROC {self.auroc:.3f}"
+        if self.auroc_interval:
+            word += f" ({self.auroc_interval[0]:.3f}-{self.auroc_interval[1]:.3f})"
+        never = "" if self.called else "; never called: the evidence does not carry a call"
+        return f"{word}: {self.source}{never}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a result says of the marker: evidence, statement, source, and the numbers behind."""
+        row: dict[str, Any] = {
+            "evidence": self.evidence.value,
+            "statement": self.statement,
+            "source": self.source,
+            "called": self.called,
+        }
+        if self.evidence is Evidence.BASE_RATE:
+            return row | {"rate": self.rate, "rate_range": list(self.rate_range or ())}
+        if self.patients is not None:
+            row["patients"] = self.patients
+        if self.auroc is not None:
+            row |= {"auroc": self.auroc, "auroc_interval": list(self.auroc_interval or ())}
+        if self.points:
+            row["points"] = {name: point.to_dict() for name, point in self.points.items()}
+        return row
+
+
+def _patients(number: int | None) -> str:
+    if number is None:
+        return "number of patients not stated"
+    return "one patient" if number == 1 else f"{number} patients"
+
+
+def read_marker(values: Mapping[str, Any]) -> MarkerSpec:
+    """Read a marker's table of ``bundle.toml``.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        A key is missing or not known, or a value is out of its range.
+    """
+    points = {
+        name: OperatingPoint(**{k: float(v) for k, v in table.items()})
+        for name, table in values.get("points", {}).items()
+    }
+    spec = MarkerSpec(
+        **{
+            **values,
+            "evidence": _evidence(values["evidence"]),
+            "points": {name: points[name] for name in sorted(points, key=_rank)},
+            "rate_range": tuple(values["rate_range"]) if "rate_range" in values else None,
+            "auroc_interval": (
+                tuple(values["auroc_interval"]) if "auroc_interval" in values else None
+            ),
+        }
+    )
+    if spec.evidence is Evidence.BASE_RATE and not (spec.rate is not None and 0 <= spec.rate <= 1):
+        raise ValueError("a base-rate marker needs a rate within [0, 1]")
+    if spec.patients is not None and spec.patients < 1:
+        raise ValueError(f"patients = {spec.patients}: a number from 1 on")
+    _check_points(spec)
+    return spec
+
+
+def _evidence(word: str) -> Evidence:
+    if word in set(Evidence):
+        return Evidence(word)
+    known = ", ".join(Evidence)
+    if word == "measured":
+        raise ValueError(
+            'evidence "measured" does not say on what: write "stain" and patients = N where the '
+            "labels come from the marker's own stain, as `lymphinfer retrain` takes them from "
+            'immunofluorescence, or "morphology" where an annotation on H&E stands in for it'
+        )
+    raise ValueError(f"evidence {word!r} is none of {known}")
+
+
+def _rank(point: str) -> int:
+    if point not in OPERATING_POINTS:
+        raise ValueError(f"operating point {point!r} is none of {', '.join(OPERATING_POINTS)}")
+    return OPERATING_POINTS.index(point)
+
+
+def _check_points(spec: MarkerSpec) -> None:
+    alone = {} if spec.threshold is None else {"": OperatingPoint(spec.threshold)}
+    for name, point in {**alone, **spec.points}.items():
+        for key, value in point.to_dict().items():
+            if not 0 <= value <= 1:
+                where = f"points.{name}." if name else ""
+                raise ValueError(f"{where}{key} = {value}: within [0, 1]")
+    thresholds = [point.threshold for point in spec.points.values()]
+    if thresholds != sorted(thresholds, reverse=True):
+        raise ValueError(f"the thresholds of {' >= '.join(spec.points)} must not rise")
