@@ -28,6 +28,8 @@ from process import machine
 from rich.console import Console
 from rich.table import Table
 from scipy import ndimage
+from seeing import Seen, classify_points
+from seeing import look as see
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, roc_auc_score
 
 from lymphinfer.bundles.evidence import DEFAULT_POINT, OPERATING_POINTS
@@ -36,6 +38,7 @@ from lymphinfer.compute import half_type, precision_name, resolve_device
 from lymphinfer.markers.calibration import Calibration, expected_calibration_error
 from lymphinfer.markers.hierarchy import apply_hierarchy
 from lymphinfer.markers.patches import cut_patches
+from lymphinfer.markers.two_scale import NearMarkers
 from lymphinfer.nuclei.augment import (
     Augmentation,
     change_contrast,
@@ -43,7 +46,7 @@ from lymphinfer.nuclei.augment import (
     perturb_optics,
 )
 from lymphinfer.nuclei.datasets import AnnotatedImage, read_annotated, read_folder
-from lymphinfer.nuclei.detector import Detection, polygon_centroids
+from lymphinfer.nuclei.detector import Detection
 from lymphinfer.nuclei.metrics import (
     DetectionCounts,
     count_detections,
@@ -76,6 +79,7 @@ class Look:
         Their centroids, working px.
     cd45_logit : ndarray of float32, (M,)
     prediction : TilePrediction
+    whole : Seen
     """
 
     detection: Detection
@@ -83,21 +87,28 @@ class Look:
     centers: NDArray[np.float64]
     cd45_logit: NDArray[np.float32]
     prediction: TilePrediction
+    whole: Seen
 
 
 def stardist_of(bundle: Bundle) -> StarDistDetector:
-    if not isinstance(bundle.detector, StarDistDetector):
+    found = bundle.detector
+    if isinstance(found, NearMarkers):
+        found = found.detector
+    if not isinstance(found, StarDistDetector):
         raise SystemExit(
             "this benchmark draws StarDist's polygons; the bundle has another detector"
         )
-    return bundle.detector
+    return found
+
+
+def is_two_scale(bundle: Bundle) -> bool:
+    return isinstance(bundle.detector, NearMarkers)
 
 
 def look(bundle: Bundle, pixels: Pixels) -> Look:
+    seen = see(bundle, pixels)
     detector = stardist_of(bundle)
-    prediction = detector.infer(pixels)
-    detection = detector.decode(prediction)
-    centers = polygon_centroids(detection.polygons)
+    prediction = seen.dense.dense if is_two_scale(bundle) else seen.dense
     found = detector.polygons(prediction.dense)
     shape = round(pixels.shape[0] * prediction.scale), round(pixels.shape[1] * prediction.scale)
     labels = found.label_image(shape)
@@ -106,10 +117,7 @@ def look(bundle: Bundle, pixels: Pixels) -> Look:
         labels = np.asarray(
             Image.fromarray(labels, mode="I").resize(size, Image.Resampling.NEAREST), np.int32
         )
-    model = bundle.markers
-    patches = cut_patches(pixels, centers - 0.5, model.patch_px) if model.patch_px else None
-    logits = model.logits(patches, detection)
-    return Look(detection, labels, centers, logits[:, 0], prediction)
+    return Look(seen.detection, labels, seen.centers, seen.logits[:, 0], prediction, seen)
 
 
 def logits_of_instances(
@@ -117,16 +125,37 @@ def logits_of_instances(
 ) -> NDArray[np.float32]:
     """CD45 logit (N,) of annotated nuclei, at their centroids or over their areas; NaN for none."""
     model = bundle.markers
-    if not model.patch_px:
+    if not model.patch_px and not is_two_scale(bundle):
         grid, dense = stardist_of(bundle).net.config.grid, seen.prediction.dense.marker_logit
         assert dense is not None
         return pool_over_instances(dense[:1], instances[::grid, ::grid], n)[:, 0]
     centers = np.array(ndimage.center_of_mass(instances > 0, instances, np.arange(1, n + 1)))
     known = np.isfinite(centers).all(axis=1)
-    patches = cut_patches(pixels, np.nan_to_num(centers)[:, ::-1], model.patch_px)
-    logits = model.logits(patches, seen.detection)[:, 0]
+    centers = np.nan_to_num(centers)[:, ::-1]
+    if is_two_scale(bundle):
+        inside = points_of_instances(instances, n)
+        logits = classify_points(bundle, seen.whole, inside, centers + 0.5)[:, 0]
+    else:
+        patches = cut_patches(pixels, centers, model.patch_px)
+        logits = model.logits(patches, seen.detection)[:, 0]
     logits[~known] = np.nan
     return logits
+
+
+def points_of_instances(
+    instances: NDArray[np.int32], n: int, count: int = 16
+) -> NDArray[np.float64]:
+    """Pixels spread evenly over each label, as points (n, count, 2); zeros for a label without."""
+    order = np.argsort(instances, axis=None, kind="stable")
+    ids = np.arange(1, n + 1)
+    first, end = (
+        np.searchsorted(instances.ravel()[order], ids, side) for side in ("left", "right")
+    )
+    share = (np.arange(count) + 0.5) / count
+    which = first[:, None] + (share * (end - first)[:, None]).astype(int)
+    rows, columns = np.divmod(order[np.minimum(which, len(order) - 1)], instances.shape[1])
+    points = np.stack([columns, rows], axis=-1) + 0.5
+    return np.where((end > first)[:, None, None], points, 0.0)
 
 
 def logits_at_points(
@@ -137,11 +166,16 @@ def logits_at_points(
     if model.patch_px:
         patches = cut_patches(pixels, points - 0.5, model.patch_px)
         return model.logits(patches, seen.detection)[:, 0]
+    radius = 2.5 / bundle.manifest.mpp
+    if is_two_scale(bundle):
+        angle = np.arange(8) * np.pi / 4
+        ring = np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+        around = np.concatenate([np.zeros((1, 2)), 0.45 * radius * ring, 0.85 * radius * ring])
+        return classify_points(bundle, seen.whole, points[:, None] + around, points)[:, 0]
     dense, grid = seen.prediction.dense.marker_logit, stardist_of(bundle).net.config.grid
     assert dense is not None
     h, w = dense.shape[1:]
     yy, xx = np.mgrid[:h, :w] * grid
-    radius = 2.5 / bundle.manifest.mpp
     return np.array(
         [dense[0][(xx - x) ** 2 + (yy - y) ** 2 <= radius**2].mean() for x, y in points], np.float32
     )
@@ -434,7 +468,7 @@ def base_rates(bundle: Bundle, images: Sequence[AnnotatedImage]) -> dict[str, An
     parts = []
     for item in images:
         seen = look(bundle, resample(item, manifest.mpp)[0])
-        heads = bundle.markers.head_outputs(seen.cd45_logit[:, None])
+        heads = bundle.markers.head_outputs(seen.whole.logits)
         parts.append(
             apply_hierarchy(
                 heads,

@@ -13,7 +13,6 @@ import json
 import time
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +45,7 @@ from recipes.he.far_data import (
 )
 from recipes.he.near_sets import CONSEP_HELD_OUT
 
-HIDDEN = 128
-CONDITIONAL = tuple(PARENTS)
+OUTPUTS = (*CHANNELS, *(f"{child} given {parent}" for child, parent in PARENTS.items()))
 
 
 class FarTrainee(nn.Module):
@@ -56,11 +54,6 @@ class FarTrainee(nn.Module):
     def __init__(self, config: FarConfig):
         super().__init__()
         self.net = FarNet(config)
-        self.head = nn.Sequential(
-            nn.Linear(config.features, HIDDEN),
-            nn.ReLU(inplace=True),
-            nn.Linear(HIDDEN, len(CHANNELS) + len(CONDITIONAL)),
-        )
         self.light = nn.Conv2d(config.features, len(MARKERS), 1)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -68,7 +61,7 @@ class FarTrainee(nn.Module):
         features = self.net(batch.x)
         sampled = sample_batch(features, batch.crop, batch.where, self.net.config.out_stride)
         seen = len(batch.fluorescence)
-        return self.head(sampled).float(), self.light(features[:seen]).float()
+        return self.net.tell(sampled).float(), self.light(features[:seen]).float()
 
 
 def sample_batch(features: Tensor, crop: Tensor, where: Tensor, stride: int) -> Tensor:
@@ -160,6 +153,9 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--crops", type=int, default=10)
     parser.add_argument("--others", type=int, default=2, help="crops of other laboratories")
+    parser.add_argument(
+        "--other-part", type=int, choices=[0, 1], help="leave out each second image of these"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=["bf16", "fp32"], default="bf16")
@@ -173,13 +169,15 @@ def main() -> None:
     light = np.stack([read_channel(arguments.slide / name, shape) for name in MARKERS])
     brca, consep = arguments.data / "brca-m2c" / "train", arguments.data / "consep" / "train"
     others = read_brca(brca) + read_consep(consep, tuple(CONSEP_HELD_OUT))
+    if arguments.other_part is not None:
+        others = [o for i, o in enumerate(others) if i % 2 != arguments.other_part]
     densities = np.stack([mean_density(o.pixels.permute(1, 2, 0).numpy()) for o in others])
     data = FarData(
         slide, held_out, light, others, densities,
         crops=arguments.crops, other_crops=arguments.others,
         seed=arguments.seed, device=arguments.device,
     )  # fmt: skip
-    train(data, FarConfig(batch_norm=True), arguments, held_out, out)
+    train(data, FarConfig(outputs=OUTPUTS, batch_norm=True), arguments, held_out, out)
 
 
 def train(
@@ -245,7 +243,7 @@ def train(
             columns = held_out if done == steps else held_out[:1]
             index, features = features_of(mean.net, data.slide, columns, device=device, half=half)
             with torch.inference_mode():
-                logits = mean.head(torch.from_numpy(features).to(device)).float().cpu().numpy()
+                logits = mean.net.tell(torch.from_numpy(features).to(device)).float().cpu().numpy()
             found = scores(logits, labels[index])
             print(done, json.dumps(found), flush=True)
             with (out / "looks.jsonl").open("a") as stream:
@@ -256,7 +254,7 @@ def train(
 
 def load_trained(run: Path) -> FarTrainee:
     """What `train` has written."""
-    trainee = FarTrainee(replace(FarConfig(), batch_norm=True))
+    trainee = FarTrainee(FarConfig(outputs=OUTPUTS, batch_norm=True))
     trainee.load_state_dict(load_file(run / "far.safetensors"))
     return trainee.eval()
 
