@@ -164,6 +164,9 @@ def main() -> None:
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
     held_out = [int(c) for c in arguments.hold_out.split(",") if c]
+    settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(arguments).items()}
+    settings |= {"held_out": held_out, "slide": arguments.slide.name, "data": "", "out": out.name}
+    (out / "settings.json").write_text(json.dumps(settings, indent=1) + "\n")
     slide = read_slide(arguments.slide)
     shape = slide.he.shape[0], slide.he.shape[1]
     light = np.stack([read_channel(arguments.slide / name, shape) for name in MARKERS])

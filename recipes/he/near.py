@@ -107,6 +107,18 @@ def reader_of(bundle: Bundle) -> ResidualStarDistNet:
     return net
 
 
+def layers_of(net: ResidualStarDistNet) -> dict[str, NDArray[np.float32]]:
+    """Weight (C, D), bias (C,) and last weight (1, C) of the marker head with context."""
+    if net.marker_context is None or net.marker is None:
+        raise SystemExit("the detector's marker head has no context")
+    context = net.marker_context
+    parts = [m.weight[..., 0, 0] for m in (context.near, context.coarse, context.around)]
+    bias, last = context.near.bias, net.marker[1].weight
+    assert bias is not None and isinstance(last, Tensor)
+    found = {"weight": torch.cat(parts, dim=1), "bias": bias, "last": last[..., 0, 0]}
+    return {k: v.detach().float().cpu().numpy() for k, v in found.items()}
+
+
 def main() -> None:
     """Command line; see the module."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -122,6 +134,7 @@ def main() -> None:
         arguments.bundle, device=device, autocast=torch.bfloat16, runtime=choose_runtime(device)
     )
     net = reader_of(bundle)
+    np.savez(arguments.out / "reader.npz", **layers_of(net))  # type: ignore[arg-type]
     for name in arguments.sets.split(","):
         file = arguments.out / f"{name}.npz"
         if file.exists():

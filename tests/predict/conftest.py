@@ -12,6 +12,8 @@ import torch
 from lymphinfer.bundles.schema import Evidence, MarkerSpec
 from lymphinfer.bundles.writing import write_bundle
 from lymphinfer.markers.classifier import ClassifierConfig, MarkerClassifier
+from lymphinfer.markers.far_scale import FarConfig, FarNet
+from lymphinfer.markers.two_scale import TwoScaleConfig, TwoScaleHead
 from lymphinfer.nuclei.stardist.network import StarDistConfig, StarDistNet, build_network
 
 MPP = 0.325
@@ -69,6 +71,46 @@ def disc_bundle(tmp_path_factory) -> Path:
             MarkerSpec("CD4", Evidence.BASE_RATE, "made", rate=0.61),
             MarkerSpec("CD8a", Evidence.BASE_RATE, "made", rate=0.46),
         ],
+    )  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="session")
+def two_scale_bundle(tmp_path_factory) -> Path:
+    """The same detector, and markers that read near and far by networks of random weights."""
+    torch.manual_seed(0)
+    detector = disc_detector()
+    near = build_network(
+        StarDistConfig(n_rays=8, n_filter_base=8, n_depth=2, n_conv_after_unet=8, n_markers=1,
+                       encoder="resnet", n_blocks=1, n_marker_context=6, marker_features=True)
+    )  # fmt: skip
+    far = FarNet(FarConfig(widths=(4, 6), blocks=(1, 1), features=5, outputs=("a", "b"), hidden=3))
+    head = TwoScaleHead(TwoScaleConfig(("CD45", "CD3e"), near=6, far=2, hidden=4))
+    with torch.no_grad():
+        head.far_out.weight[:] = torch.tensor([[8.0, -8.0], [6.0, 4.0]])
+        head.near_out.weight[:, 3] = 4.0
+        # Probabilities on both sides of one half.
+        head.out.bias[:] = -20.0
+    folder = tmp_path_factory.mktemp("bundles") / "two"
+    write_bundle(
+        folder,
+        modules={"stardist.safetensors": detector, "near.safetensors": near,
+                 "far.safetensors": far, "head.safetensors": head},
+        header={"name": "two", "version": "1", "summary": "two scales", "licence": "none",
+                "panel": "t-cell", "mpp": MPP, "hierarchy": "conditional"},
+        detector={"kind": "stardist", "file": "stardist.safetensors", "mpp": MPP,
+                  "prob_threshold": 0.5, "nms_threshold": 0.2, "network": detector.config.to_dict()},
+        classifier={"kind": "two-scale", "file": "head.safetensors", "head": head.config.to_dict(),
+                    "near": {"file": "near.safetensors", "mpp": MPP,
+                             "network": near.config.to_dict()},
+                    "far": {"file": "far.safetensors", "network": far.config.to_dict()}},
+        markers=[
+            MarkerSpec("CD45", Evidence.STAIN, "made", threshold=0.5, patients=1),
+            MarkerSpec("CD3e", Evidence.STAIN, "made", threshold=0.5, patients=1, conditional=True),
+            MarkerSpec("CD4", Evidence.BASE_RATE, "made", rate=0.61),
+            MarkerSpec("CD8a", Evidence.BASE_RATE, "made", rate=0.46),
+        ],
+        half=False,
     )  # fmt: skip
     return folder
 

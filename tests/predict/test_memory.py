@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from lymphinfer.errors import LymphinferError
+from lymphinfer.markers.far_scale import FarConfig, FarNet
+from lymphinfer.markers.two_scale import FarScale
 from lymphinfer.nuclei.detector import Detection
 from lymphinfer.predict.memory import CarefulDevice, split_tile
 from lymphinfer.slides import TileGrid
@@ -27,7 +29,7 @@ class Small:
             raise torch.OutOfMemoryError("CUDA out of memory (made)")
         return pixels.copy()
 
-    def logits(self, patches, detection):
+    def logits(self, patches, detection, far=None):
         self.sizes.append(len(detection))
         if len(detection) > self.nuclei:
             raise RuntimeError("MPS backend out of memory (made)")
@@ -91,3 +93,34 @@ def test_other_errors_pass_through():
     careful = CarefulDevice(Broken(), Broken())
     with pytest.raises(RuntimeError, match="shape"):
         list(careful.infer(tile_of(256), np.zeros((320, 320, 3), np.uint8)))
+
+
+class SmallFar(FarScale):
+    """A far scale that holds so many pixels."""
+
+    def __init__(self, net: FarNet, most_px: int):
+        super().__init__(net)
+        self.most_px = most_px
+
+    def infer(self, pixels, origin_px):
+        if pixels.shape[0] * pixels.shape[1] > self.most_px:
+            raise torch.OutOfMemoryError("CUDA out of memory (made)")
+        return super().infer(pixels, origin_px)
+
+
+@pytest.mark.parametrize("size", [(500, 900), (900, 500)])
+def test_a_neighbourhood_that_does_not_fit_is_seen_in_pieces(size):
+    torch.manual_seed(0)
+    net = FarNet(FarConfig(widths=(4, 6), blocks=(1, 1), features=5, outputs=("a",))).eval()
+    whole = FarScale(net)
+    height, width = size
+    box = whole.box(0, 0, width, height)
+    shape = box[3] - box[1], box[2] - box[0], 3
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    nuclei = np.random.default_rng(1).uniform(0, (width, height), (200, 2))
+    expected = whole.infer(pixels, box[:2]).at(nuclei)
+    careful = CarefulDevice(Small(), Small())
+    found = careful.look_far(SmallFar(net, 450_000), pixels, box[:2]).at(nuclei)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    with pytest.raises(LymphinferError, match="memory is full"):
+        careful.look_far(SmallFar(net, 1000), pixels, box[:2])
