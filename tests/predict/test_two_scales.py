@@ -5,14 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import shapely
+from scipy.spatial import cKDTree
 
 from lymphinfer.bundles.loading import load_bundle
+from lymphinfer.nuclei.detector import polygon_centroids
 from lymphinfer.predict.slide import predict_slide
 from lymphinfer.slides import open_slide
 
 from .conftest import MPP
 from .test_roi import write_annotations
-from .test_slide import features, settings
+from .test_slide import centroids, features, settings
 
 
 def probabilities(result) -> dict[str, tuple[float, float]]:
@@ -35,7 +37,7 @@ def test_every_nucleus_has_probabilities_that_differ_and_obey_the_hierarchy(whol
     assert len(found) == len(disc_slide[1])
     assert found[:, 0].std() > 0.01
     assert (found[:, 1] <= found[:, 0] + 1e-6).all()
-    assert whole.summary["markers"]["CD45"]["evidence"] == "stain"
+    assert whole.summary["markers"]["CD45"]["evidence"]["statement"].startswith("stain, one")
 
 
 @pytest.mark.parametrize("changes", [{"tile_px": 256}, {"tile_px": 2048}, {"workers": 1}])
@@ -73,12 +75,17 @@ def test_what_is_written_is_what_the_networks_say_of_the_picture(
     margins = [(-box[1], box[3] - size[1]), (-box[0], box[2] - size[0]), (0, 0)]
     seen = far.infer(np.pad(small, margins, mode="symmetric"), box[:2])
     found = bundle.detector.decode(bundle.detector.infer(pixels))
-    centers = found.polygons.mean(axis=1)
+    centers = polygon_centroids(found.polygons)
     logits = bundle.markers.logits(None, found, seen.at(centers * (MPP / far.mpp)))
-    expected = np.sort(bundle.markers.head_outputs(logits)[:, 0])
-    written = np.sort([p for p, _ in probabilities(whole).values()])
-    assert len(expected) == len(written)
-    np.testing.assert_allclose(written, expected, atol=5e-3)
+    expected = bundle.markers.head_outputs(logits)[:, 0]
+    rows = features(whole.file)
+    distance, index = cKDTree(centers).query(centroids(rows))
+    assert distance.max() < 0.5
+    written = np.array([f["properties"]["measurements"]["CD45 probability"] for f in rows])
+    # At the slide's edges a tile goes on in white, an image in memory in its mirror image.
+    inner = ((centroids(rows) > 150) & (centroids(rows) < np.array(slide.dimensions) - 150)).all(1)
+    assert inner.sum() > 800
+    np.testing.assert_allclose(written[inner], expected[index][inner], atol=2e-3)
 
 
 def test_nuclei_of_another_detector_get_the_same_markers(

@@ -64,7 +64,9 @@ class StarDistConfig:
     @property
     def stride(self) -> int:
         """Input sides must be multiples of this many pixels."""
-        return int(self.grid * 2**self.n_depth)
+        # The context of a marker head averages four by four pixels of twice the output's stride.
+        levels = max(self.n_depth, 3) if self.n_marker_context else self.n_depth
+        return int(self.grid * 2**levels)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for a bundle's TOML."""
