@@ -125,7 +125,8 @@ class MarkerSpec:
         """One line for people: what the probability rests on."""
         word = self.evidence.value
         if self.evidence is Evidence.BASE_RATE:
-            return f"{word} {self.rate:.2f} of its parent; nothing learned; never called"
+            times = f"its parent's times a base rate of {self.rate:.2f}"
+            return f"{word}: {times}; nothing learned; never called"
         if self.evidence is Evidence.STAIN:
             word += f", {_patients(self.patients)}"
         if self.auroc is not None:

@@ -41,7 +41,8 @@ def to_anndata(result: Result) -> AnnData:
         ``var``: ``parent``, ``evidence``, ``learned``, ``called``, ``statement``, ``source``,
         ``patients``, ``auroc``, ``auroc_low``, ``auroc_high``, ``rate``, and ``threshold``,
         ``precision``, ``recall`` of the operating point in use. ``obsm["spatial"]``: centroids,
-        µm, float64. ``uns["lymphinfer"]``: provenance; ``uns["call_colors"]`` as scanpy keeps colours.
+        µm, float64. ``uns["lymphinfer"]``: provenance; ``uns["call_colors"]`` as scanpy keeps
+        colours.
 
     Raises
     ------

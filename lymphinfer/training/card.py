@@ -21,6 +21,10 @@ _SIMULATED = """\
 **Every label here was simulated.** The numbers show that the software works; they say nothing of \
 tissue. On a slide that is not simulated the probabilities are meaningless."""
 
+_STAIN = """\
+*Stain*: the labels are the marker's own immunofluorescence, by gates, on the section that the H&E \
+shows. It holds for tissue like that of these patients."""
+
 _LIMITS = """\
 - A probability says what a nucleus like this one turned out to be on the training slides; it is \
 no stain. Counts over areas are surer than any single cell.
@@ -69,6 +73,7 @@ def write_card(
         *([_SIMULATED] if inputs.simulated else []),
         "## Evidence",
         "\n".join(f"- **{m.name}**: {m.statement}" for m in manifest.markers),
+        *([] if inputs.simulated else [_STAIN]),
         "## Data",
         f"Cohort `{inputs.cohort.root.name}`: {len(inputs.cohort.slides)} slides of "
         f"{len(inputs.cohort.patients)} patients, in ORION's layout (Lin et al. 2023, Nature "

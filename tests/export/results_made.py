@@ -15,11 +15,11 @@ from tests.cells.nuclei_made import nuclei
 EVIDENCE = {
     "CD45": {"evidence": "stain", "statement": "stain, 4 patients, AUROC 0.942 (0.920-0.964): made",
              "source": "made", "auroc": 0.942, "auroc_interval": [0.92, 0.964]},
-    "CD3e": {"evidence": "base-rate", "statement": "base-rate 0.38 of its parent; never called",
+    "CD3e": {"evidence": "base-rate", "statement": "base-rate: a base rate of 0.38; never called",
              "source": "made", "rate": 0.38, "rate_range": [0.16, 0.6]},
-    "CD4": {"evidence": "base-rate", "statement": "base-rate 0.61 of its parent; never called",
+    "CD4": {"evidence": "base-rate", "statement": "base-rate: a base rate of 0.61; never called",
             "source": "made", "rate": 0.61, "rate_range": []},
-    "CD8a": {"evidence": "base-rate", "statement": "base-rate 0.46 of its parent; never called",
+    "CD8a": {"evidence": "base-rate", "statement": "base-rate: a base rate of 0.46; never called",
              "source": "made", "rate": 0.46, "rate_range": []},
 }  # fmt: skip
 SIMULATED = {
@@ -47,7 +47,7 @@ def made_nuclei(centers, cd45, seed=0, calls=None, **changes):
 
 def made_result(folder: Path, tables, *, name="lung.svs", dimensions=(2000, 1500), mpp=0.25,
                 evidence=None, identity="abc", bounds_offset=(0, 0), tissue_mm2=0.15,
-                warnings=(), crop=True, file=True):  # fmt: skip
+                warnings=(), crop=True, file=True, point=None):  # fmt: skip
     """Write parts and a summary as predict does, and open them."""
     for i, table in enumerate(tables):
         write_part(folder / "parts" / f"shard-{i:04d}-0000.parquet", table, "mark")
@@ -65,6 +65,8 @@ def made_result(folder: Path, tables, *, name="lung.svs", dimensions=(2000, 1500
         seconds={"tissue": 0.1, "detect": 1.2, "total": 2.0},
         warnings=warnings,
     )  # fmt: skip
+    if point is not None:
+        summary["operating_point"] = point
     summary["file"] = f"{stem}.zip"
     summary["shards"] = {"total": len(tables), "resumed": 0}
     write_summary(folder / "summary.json", summary)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import shapely
 from scipy.spatial import cKDTree
 
 from lymphinfer.cells.parts import list_parts
-from lymphinfer.errors import PixelSizeError, ResultError, SlideError
+from lymphinfer.errors import BundleError, PixelSizeError, ResultError, SlideError
 from lymphinfer.predict.settings import PredictSettings
 from lymphinfer.predict.slide import predict_slide
 
@@ -148,10 +149,36 @@ def test_what_stands_behind_the_numbers_travels_in_both_files(disc_slide, disc_b
         collection = json.loads(archive.read(archive.namelist()[0]))
     for evidence in (collection["lymphinfer"]["evidence"], summary["markers"]):
         assert "base-rate" in json.dumps(evidence["CD4"])
-        assert "measured" in json.dumps(evidence["CD45"])
+        assert "morphology" in json.dumps(evidence["CD45"])
+    for told in (collection["lymphinfer"], summary):
+        assert told["operating_point"]["markers"] == {"CD45": {"threshold": 0.5}}
+        assert "states no operating points" in told["operating_point"]["statement"]
     assert summary["bundle"]["sha256"] == collection["lymphinfer"]["bundle_sha256"]
     assert summary["markers"]["CD45"]["expected_per_mm2"] > 0
     assert {"read", "detect", "decode", "classify", "write"} <= summary["seconds"].keys()
+
+
+def test_an_operating_point_decides_what_is_called_and_is_asked_for_anew(
+    disc_slide, disc_bundle, tmp_path
+):
+    slide, _ = disc_slide
+    bundle = tmp_path / "points"
+    shutil.copytree(disc_bundle, bundle)
+    path = bundle / "bundle.toml"
+    points = "points = {precise = {threshold = 1.0}, sensitive = {threshold = 0.0, recall = 1.0}}"
+    path.write_text(path.read_text().replace("threshold = 0.5\n", f"{points}\n", 1))
+    called = {}
+    for point in ("precise", "sensitive", "balanced"):
+        asked = settings(bundle, tile_px=512, operating_point=point)
+        result = predict_slide(slide, tmp_path / "out", settings=asked)
+        called[point] = result.summary["markers"]["CD45"]["positive"]
+        assert result.summary["operating_point"]["name"] == point
+        assert result.summary["arguments"]["operating_point"] == point
+    assert called == {"precise": 0, "sensitive": result.n_nuclei, "balanced": 0}
+    with pytest.raises(BundleError, match="--operating-point precise: bundle discs has none"):
+        predict_slide(
+            slide, tmp_path / "no", settings=settings(disc_bundle, operating_point="precise")
+        )
 
 
 def test_a_slide_without_tissue_gives_a_valid_empty_file(disc_bundle, tmp_path):
