@@ -20,8 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from brca_m2c import LYMPHOCYTE, read_all
-from he_data import NUINSSEG_HELD_OUT, NUINSSEG_MPP
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from process import machine
@@ -57,6 +55,8 @@ from lymphinfer.nuclei.stardist.detector import StarDistDetector, TilePrediction
 from lymphinfer.nuclei.stardist.train import pool_over_instances, resample
 from lymphinfer.orion.manifest import slide_means
 from lymphinfer.runtime import choose_runtime
+from recipes.he.brca_m2c import LYMPHOCYTE, read_all
+from recipes.he.open_sets import NUINSSEG_HELD_OUT, NUINSSEG_MPP
 
 # HoVer-Net's evaluation pairs centroids within 12 px at 0.25 µm/px.
 PAIRING_UM = 3.0

@@ -100,7 +100,7 @@ def read_slide(folder: Path) -> TiledSlide:
     tiles = tile_names(folder / "he")
     if not tiles or not (folder / "cells.parquet").is_file():
         raise SystemExit(f"{folder}: expected he/X_Y.jpg and cells.parquet")
-    columns, rows = (max(t[i] for t in tiles) + 1 for i in (0, 1))
+    columns, rows = max(t[0] for t in tiles) + 1, max(t[1] for t in tiles) + 1
     he = np.full((rows * TILE_PX, columns * TILE_PX, 3), 255, np.uint8)
     there = np.zeros((rows, columns), bool)
     for column, row, file in tiles:

@@ -24,6 +24,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lymphinfer.compute import channels_last
 from lymphinfer.markers.far_scale import FarConfig, FarNet
 from recipes.he.crc01 import (
     MARKERS,
@@ -43,7 +44,7 @@ from recipes.he.far_data import (
     read_brca,
     read_consep,
 )
-from recipes.he.near_sets import CONSEP_HELD_OUT
+from recipes.he.open_sets import CONSEP_HELD_OUT
 
 OUTPUTS = (*CHANNELS, *(f"{child} given {parent}" for child, parent in PARENTS.items()))
 
@@ -193,8 +194,7 @@ def train(
     """Fit, with a moving average of the weights; writes ``far.safetensors``."""
     device, steps = arguments.device, arguments.steps
     torch.manual_seed(arguments.seed)
-    trainee = FarTrainee(config).to(device)
-    trainee = trainee.to(memory_format=torch.channels_last)
+    trainee = channels_last(FarTrainee(config), device)
     mean = deepcopy(trainee).eval()
     optimizer = torch.optim.AdamW(trainee.parameters(), arguments.rate, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -217,7 +217,8 @@ def train(
         trainee.train()
         batch = data.batch()
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=half):
-            loss = loss_of(*trainee(batch), batch)
+            logits, lit = trainee(batch)
+            loss = loss_of(logits, lit, batch)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(trainee.parameters(), 2.0)

@@ -132,7 +132,7 @@ def other_image(
     known = np.isfinite(points).all(axis=1) & (np.asarray(weight) > 0)
     return OtherImage(
         tensor,
-        (points + np.float32(offset))[known],
+        (points + np.array(offset, np.float32))[known],
         np.asarray(label, np.float32)[known],
         np.asarray(weight, np.float32)[known],
     )
@@ -221,7 +221,7 @@ class FarData:
     def _spans(self) -> NDArray[np.int64]:
         """For each tile column the first and last px of the run of columns seen around it."""
         columns = self.slide.there.shape[1]
-        there = self.slide.there.any(axis=0)
+        there: NDArray[np.bool_] = np.asarray(self.slide.there.any(axis=0))
         seen = [c not in self.held_out and bool(there[c]) for c in range(columns)]
         spans = np.zeros((columns, 2), np.int64)
         for c in range(columns):
@@ -294,7 +294,8 @@ class FarData:
             np.concatenate(label)[kept],
             np.concatenate(weight)[kept],
         )
-        return Batch(self._change(x_), *(torch.from_numpy(t).to(self.device) for t in tensors), lit)
+        crop_, where_, label_, weight_ = (torch.from_numpy(t).to(self.device) for t in tensors)
+        return Batch(self._change(x_), crop_, where_, label_, weight_, lit)
 
     def _change(self, x: Tensor) -> Tensor:
         """Stain, scanner and noise, each crop its own."""

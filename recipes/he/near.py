@@ -81,7 +81,7 @@ def set_vectors(
             maps = maps_of(net, changed, device)
             drawn = rng.choice(len(weights), (len(points), POINTS), p=weights)
             chosen = np.take_along_axis(points, drawn[..., None], axis=1)
-            found = {
+            found: dict[str, NDArray[np.generic]] = {
                 "values": vectors_at(net, maps, chosen),
                 "labels": nuclei.labels,
                 "weights": nuclei.weights,
@@ -142,7 +142,7 @@ def main() -> None:
         began = time.perf_counter()
         found = set_vectors(bundle, net, arguments.data, name, COPIES[name], arguments.device)
         part = file.with_suffix(".part.npz")
-        np.savez(part, **found)
+        np.savez(part, **found)  # type: ignore[arg-type]
         part.replace(file)
         print(
             f"{name}: {len(found['labels'])} rows, {time.perf_counter() - began:.0f} s", flush=True

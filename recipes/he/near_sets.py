@@ -22,32 +22,16 @@ from lymphinfer.nuclei.detector import polygon_centroids
 from lymphinfer.nuclei.metrics import pair_centroids
 from recipes.he.crc01 import GATES, MARKERS, PARENTS
 from recipes.he.far_data import read_points
+from recipes.he.open_sets import (
+    EPITHELIUM_LEFT_OF,
+    LYMPHOID,
+    NO_LEUKOCYTES,
+    NUINSSEG_HELD_OUT,
+    NUINSSEG_MPP,
+)
 
 MPP = 0.325
 PAIRING_UM = 3.0
-CONSEP_HELD_OUT = {"train_8", "train_16", "train_22"}
-NUINSSEG_MPP = 0.16
-NUINSSEG_HELD_OUT = set(range(601, 665, 3))
-# Its images are numbered by organ. Nearly all nuclei of spleen and tonsil are leukocytes; hardly
-# any are in squamous epithelium, salivary gland, placenta, brain, muscle, pancreas and testis.
-LYMPHOID = {*range(376, 398, 3), *range(451, 461, 3)}
-EPITHELIUM = {
-    *(163, 166, 175, 178, 181, 190, 193, 199),
-    *(202, 205, 208, 211, 217, 220, 223, 226, 229, 232, 238),
-    *range(256, 296, 3),
-}
-NO_LEUKOCYTES = EPITHELIUM | {
-    *range(10, 23, 3),
-    *(37, 40, 43, 46),
-    *(157, 169, 184),
-    *(298, 301, 304),
-    *(322, 340, 343, 349, 352, 358, 361),
-    *(400, 403, 406),
-    *(415, 418, 427, 433, 445),
-    *(523, 526, 529, 532, 535, 538, 544, 547),
-}
-# Right of this column image 193 shows stroma with leukocytes.
-EPITHELIUM_LEFT_OF = {193: 230}
 SETS = ("consep", "brca", "nuinsseg", "c01")
 
 

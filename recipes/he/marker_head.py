@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import torch
-from he_rounds import MILD
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -25,6 +25,7 @@ from lymphinfer.nuclei.stardist.network import (
     build_network,
 )
 from lymphinfer.nuclei.stardist.train import resample
+from recipes.he.rounds import MILD
 
 # The maps come from a network that has seen stronger changes; melanin is what this head is for.
 CHANGES = replace(
@@ -104,6 +105,7 @@ def changed(
     rng: np.random.Generator,
     changes: Augmentation,
 ) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+    """Pixels with other pigment, stain and optics, mirrored at random with their instances."""
     pixels = perturb_pigment(pixels, instances, leukocyte, rng, changes)
     pixels = perturb_optics(perturb_stain(pixels, rng, changes), rng, changes)
     for axis in (0, 1):
@@ -129,7 +131,9 @@ def with_context(
     """
     assert isinstance(net, ResidualStarDistNet)
     rng = np.random.default_rng(seed)
-    values, labels, weights = [], [], []
+    values: list[NDArray[np.float16]] = []
+    labels: list[NDArray[np.integer]] = []
+    weights: list[NDArray[np.float32]] = []
     for name, (number, share) in SHARES.items():
         found = []
         for image in sets[name]:
@@ -208,7 +212,7 @@ def assembled(
     full = build_network(replace(net.config, n_marker_context=len(weight)))
     context = full.get_submodule("marker_context")
     names = ("near", "coarse", "around")
-    widths = [context.get_submodule(name).weight.shape[1] for name in names]
+    widths = [cast(nn.Conv2d, context.get_submodule(name)).in_channels for name in names]
     state = {k: v for k, v in net.state_dict().items() if not k.startswith("marker.1.")}
     for name, part in zip(names, weight.split(widths, dim=1), strict=True):
         state[f"marker_context.{name}.weight"] = part[..., None, None].contiguous()

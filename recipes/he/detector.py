@@ -1,14 +1,14 @@
 r"""Train the shipped H&E networks on the open data sets; see the bundles' cards.
 
-python benchmarks/train_he.py detector   --data DIR --out RUN/detector --round 1..8 \
+python -m recipes.he.detector detector   --data DIR --out RUN/detector --round 1..8 \
     [--initial RUN|BUNDLE] [--steps N] [--teacher RUN|BUNDLE ...] [--device cuda] [--workers N]
-python benchmarks/train_he.py average    --out RUN/detector --initial RUN|BUNDLE --detector RUN \
+python -m recipes.he.detector average    --out RUN/detector --initial RUN|BUNDLE --detector RUN \
     [--share S]
-python benchmarks/train_he.py head       --data DIR --out RUN/detector --initial RUN|BUNDLE \
+python -m recipes.he.detector head       --data DIR --out RUN/detector --initial RUN|BUNDLE \
     [--teacher RUN|BUNDLE ...]
-python benchmarks/train_he.py classifier --data DIR --out RUN/classifier --detector RUN/detector \
+python -m recipes.he.detector classifier --data DIR --out RUN/classifier --detector RUN/detector \
     [--teacher RUN|BUNDLE ...]
-python benchmarks/train_he.py bundle     --data DIR --out RUN --weights weights
+python -m recipes.he.detector bundle     --data DIR --out RUN --weights weights
 
 The last writes he-v1 (patches) and he-v1-fast (the detector's own marker head).
 """
@@ -26,10 +26,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from he_data import NO_LEUKOCYTES, PURPLE, SETS, load, organ, shrunk
-from he_head import HIDDEN, with_context
-from he_patches import by_patches
-from he_rounds import MILD, ROUNDS
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -58,6 +54,10 @@ from lymphinfer.nuclei.stardist.train import (
     pool_over_instances,
     resample,
 )
+from recipes.he.marker_head import HIDDEN, with_context
+from recipes.he.open_sets import NO_LEUKOCYTES, PURPLE, SETS, load, organ, shrunk
+from recipes.he.patches import by_patches
+from recipes.he.rounds import MILD, ROUNDS
 
 MPP = 0.325
 # 26 µm. Before it learns, the detector says on its test nuclei's patches of 80, 112 and 144 px what
@@ -101,14 +101,15 @@ def unfolded(start: str, sets: dict[str, list[AnnotatedImage]]) -> dict[str, Ten
 def taught(image: AnnotatedImage, teachers: Sequence[StarDistNet]) -> AnnotatedImage:
     """Label nuclei by what other networks are sure of: their mean logit over 8 mirrored views."""
     pixels, instances = resample(image, MPP)
-    pooled = [
-        pool_over_instances(
-            predict_dense(net, pixels[None], autocast=torch.bfloat16, n_views=8)[0].marker_logit,
-            instances[:: net.config.grid, :: net.config.grid],
-            image.n_nuclei,
-        )[:, 0]
-        for net in teachers
-    ]
+    pooled = []
+    for net in teachers:
+        seen = predict_dense(net, pixels[None], autocast=torch.bfloat16, n_views=8)[0]
+        assert seen.marker_logit is not None
+        step = net.config.grid
+        of_nuclei = pool_over_instances(
+            seen.marker_logit, instances[::step, ::step], image.n_nuclei
+        )
+        pooled.append(of_nuclei[:, 0])
     probability = 1 / (1 + np.exp(-np.mean(pooled, axis=0)))
     leukocyte = np.full_like(image.leukocyte, -1)
     leukocyte[1:][probability < 0.1] = 0
@@ -198,6 +199,7 @@ def detector(
 
 
 def save(net: nn.Module, out: Path, what: str = "stardist") -> None:
+    """Write a network's weights to a run's folder."""
     out.mkdir(parents=True, exist_ok=True)
     weights = {k: v.contiguous() for k, v in net.state_dict().items()}
     save_file(weights, out / f"{what}.safetensors")
@@ -357,6 +359,7 @@ def measured_auroc(folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
+    """Command line; see the module."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=["detector", "average", "head", "classifier", "bundle"])
     parser.add_argument("--data", type=Path, help="for all but average")

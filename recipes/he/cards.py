@@ -1,7 +1,7 @@
 """Write the cards of he-v1 and he-v1-fast from what quality.py measured.
 
 python benchmarks/quality.py --data DIR --bundle weights/he-v1 --json weights/he-v1/quality.json
-python benchmarks/write_cards.py [--weights weights]
+python -m recipes.he.cards [--weights weights]
 """
 
 from __future__ import annotations
@@ -178,23 +178,23 @@ $limits
 ## Making it again
 
 ```sh
-python benchmarks/train_he.py detector   --data DIR --out RUN/1
+python -m recipes.he.detector detector   --data DIR --out RUN/1
 for round in 2 3 4 5 6; do
-  python benchmarks/train_he.py detector --data DIR --out RUN/$$round --round $$round --initial RUN/$$((round - 1))
+  python -m recipes.he.detector detector --data DIR --out RUN/$$round --round $$round --initial RUN/$$((round - 1))
 done
-python benchmarks/train_he.py average    --out RUN/0.4.0 --initial RUN/3 --detector RUN/6 --share 0.6
-python benchmarks/train_he.py average    --out RUN/half --initial RUN/0.4.0 --detector RUN/6 --share 0.5
-python benchmarks/train_he.py detector   --data DIR --out RUN/7 --round 7 --initial RUN/half
-python benchmarks/train_he.py average    --out RUN/0.5.0 --initial RUN/0.4.0 --detector RUN/7 --share 0.6
-python benchmarks/train_he.py detector   --data DIR --out RUN/8 --round 8 --initial RUN/0.5.0 \\
+python -m recipes.he.detector average    --out RUN/0.4.0 --initial RUN/3 --detector RUN/6 --share 0.6
+python -m recipes.he.detector average    --out RUN/half --initial RUN/0.4.0 --detector RUN/6 --share 0.5
+python -m recipes.he.detector detector   --data DIR --out RUN/7 --round 7 --initial RUN/half
+python -m recipes.he.detector average    --out RUN/0.5.0 --initial RUN/0.4.0 --detector RUN/7 --share 0.6
+python -m recipes.he.detector detector   --data DIR --out RUN/8 --round 8 --initial RUN/0.5.0 \\
     --teacher RUN/0.4.0 RUN/0.5.0 --device cuda --workers 7
-python benchmarks/train_he.py average    --out RUN/37 --initial RUN/3 --detector RUN/7 --share 0.5
-python benchmarks/train_he.py average    --out RUN/378 --initial RUN/37 --detector RUN/8 --share 0.4
-python benchmarks/train_he.py head       --data DIR --out RUN/detector --initial RUN/378 \\
+python -m recipes.he.detector average    --out RUN/37 --initial RUN/3 --detector RUN/7 --share 0.5
+python -m recipes.he.detector average    --out RUN/378 --initial RUN/37 --detector RUN/8 --share 0.4
+python -m recipes.he.detector head       --data DIR --out RUN/detector --initial RUN/378 \\
     --teacher RUN/0.4.0 RUN/0.5.0
-python benchmarks/train_he.py classifier --data DIR --out RUN/classifier --detector RUN/detector \\
+python -m recipes.he.detector classifier --data DIR --out RUN/classifier --detector RUN/detector \\
     --teacher RUN/0.4.0 RUN/0.5.0
-python benchmarks/train_he.py bundle     --data DIR --out RUN --weights weights
+python -m recipes.he.detector bundle     --data DIR --out RUN --weights weights
 ```
 """
 )

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from he_head import SHARES, copies, fit, maps_of
 from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from lymphinfer.markers.nucleus_encoder import central_weights, from_detector
 from lymphinfer.markers.patches import cut_patches
 from lymphinfer.nuclei.datasets import AnnotatedImage
 from lymphinfer.nuclei.stardist.network import ResidualStarDistNet, StarDistNet
+from recipes.he.marker_head import SHARES, copies, fit, maps_of
 
 # Changed copies of each image.
 COPIES = {"consep": 1, "tnbc": 1, "nuinsseg": 0, "others": 0}
@@ -71,7 +72,8 @@ def examples(
     rng: np.random.Generator,
 ) -> Examples:
     """Patches of nuclei of all sets, jittered, beside what the detector reads at their centres."""
-    patches, read, labels, weights = [], [], [], []
+    patches, read, weights = [], [], []
+    labels: list[Any] = []
     of_consep = 0
     for name, number in COPIES.items():
         before = len(labels)

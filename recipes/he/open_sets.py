@@ -49,6 +49,7 @@ SETS = ("consep", "tnbc", "nuinsseg", "lymphoid", "epithelium")
 def split(
     images: Sequence[AnnotatedImage], held_out: Callable[[str], bool]
 ) -> tuple[list[AnnotatedImage], list[AnnotatedImage]]:
+    """Images to train on, and those held out by their stems."""
     stems = [i.name.rsplit("/", 1)[1] for i in images]
     return (
         [i for i, s in zip(images, stems, strict=True) if not held_out(s)],
@@ -86,6 +87,7 @@ def load(
 
 
 def organ(image: AnnotatedImage) -> int:
+    """Number of an image of NuInsSeg, which stands for its organ."""
     return int(image.name.rsplit("/", 1)[1])
 
 

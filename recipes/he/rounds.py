@@ -1,4 +1,4 @@
-"""The rounds in which `train_he.py` trains the detector: how long, on what, how changed."""
+"""The rounds in which `recipes.he.detector` trains the detector: how long, on what, how changed."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ class Round:
     Weights between those before and after (Wortsman et al. 2022) score as high on held-out images
     and keep more of what later crops do not show; the share was chosen there. `looks` are the steps
     whose moving averages share the rest equally; by default the last. `by_organ` is of
-    `he_data.load`. `everything` trains on CoNSeP's held-out images too: nothing is chosen by such a
-    round. `small_epithelium` shows epithelium also as sections that shrink have it;
+    `open_sets.load`. `everything` trains on CoNSeP's held-out images too: nothing is chosen by
+    such a round. `small_epithelium` shows epithelium also as sections that shrink have it;
     `without_purple` leaves out the spleen whose colours are those of epithelium. Nuclei of TNBC
     are labelled by teachers, where the call names some.
     """
