@@ -9,12 +9,14 @@ from typing import Any
 
 from torch import nn
 
-from lymphinfer.bundles.loading import load_bundle
+from lymphinfer.bundles.loading import Bundle, load_bundle
 from lymphinfer.bundles.schema import BundleManifest, Evidence
 from lymphinfer.bundles.writing import write_bundle
 from lymphinfer.errors import BundleError
+from lymphinfer.markers.two_scale import NearMarkers
 
 CLASSIFIER_FILE = "classifier.safetensors"
+NEAR_FILE = "near.safetensors"
 
 
 def write_with_markers_of(
@@ -27,12 +29,12 @@ def write_with_markers_of(
     licence: str,
     card: str,
 ) -> BundleManifest:
-    """Write a detector with another bundle's patch classifier, its evidence and calibration.
+    """Write a detector with another bundle's marker model, its evidence and calibration.
 
     Parameters
     ----------
     markers_from : str or Path
-        A bundle with a patch classifier.
+        A bundle whose markers fit nuclei of any detector: of two scales, or from patches.
     out : Path
         Folder of the new bundle; its name is the bundle's.
     net : nn.Module
@@ -56,15 +58,11 @@ def write_with_markers_of(
         The other bundle reads its own detector's features and cannot work with another.
     """
     base = load_bundle(markers_from)
-    classifier, manifest = base.markers.classifier, base.manifest
-    if classifier is None:
-        raise BundleError(
-            f"bundle {manifest.name}: its markers are read off its own detector; choose one with a "
-            "patch classifier in --markers-from"
-        )
+    manifest = base.manifest
+    modules, table = _marker_model(base)
     made = write_bundle(
         out,
-        modules={str(detector["file"]): net, CLASSIFIER_FILE: classifier},
+        modules={str(detector["file"]): net, **modules},
         header={
             "name": out.name,
             "version": manifest.version,
@@ -75,18 +73,35 @@ def write_with_markers_of(
             "hierarchy": manifest.hierarchy,
         },
         detector=detector,
-        classifier={
-            "kind": "patch",
-            "file": CLASSIFIER_FILE,
-            "network": classifier.config.to_dict(),
-        },
+        classifier=table,
         markers=[
             spec
             if spec.evidence is Evidence.BASE_RATE
-            else replace(spec, source=f"{spec.source}; by the classifier of {manifest.name}")
+            else replace(spec, source=f"{spec.source}; by the marker model of {manifest.name}")
             for spec in manifest.markers
         ],
         half=False,
     )
     (out / "CARD.md").write_text(card, "utf-8")
     return made
+
+
+def _marker_model(base: Bundle) -> tuple[dict[str, nn.Module], dict[str, Any]]:
+    """Networks by file name, and the table ``[classifier]``, of a bundle's marker model."""
+    markers, name = base.markers, base.manifest.name
+    if markers.classifier is not None:
+        network = markers.classifier.config.to_dict()
+        table = {"kind": "patch", "file": CLASSIFIER_FILE, "network": network}
+        return {CLASSIFIER_FILE: markers.classifier}, table
+    if markers.head is None or markers.far is None or not isinstance(base.detector, NearMarkers):
+        raise BundleError(
+            f"bundle {name}: its markers are read off its own detector; choose one of two scales "
+            "or with a patch classifier in --markers-from"
+        )
+    old = base.manifest.classifier
+    modules = {
+        old["file"]: markers.head,
+        NEAR_FILE: base.detector.reader.net,
+        old["far"]["file"]: markers.far.net,
+    }
+    return modules, {**old, "near": {**old["near"], "file": NEAR_FILE}}

@@ -88,7 +88,7 @@ def compose(base: BundleManifest, detector: str | Path) -> tuple[BundleManifest,
     if base.classifier.get("kind") == "feature":
         raise BundleError(
             f"--detector {detector}: the markers of bundle {base.name} are read off its own "
-            "detector's features; choose a --bundle with a patch classifier, such as "
+            "detector's features; choose a --bundle whose markers fit any nuclei, such as "
             f"{PATCH_BUNDLE}"
         )
     both = hashlib.sha256(f"{base.sha256}\n{source.sha256}".encode()).hexdigest()

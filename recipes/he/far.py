@@ -157,6 +157,8 @@ def main() -> None:
     parser.add_argument(
         "--other-part", type=int, choices=[0, 1], help="leave out each second image of these"
     )
+    parser.add_argument("--initial", type=Path, help="a run to begin from")
+    parser.add_argument("--plain", type=float, default=0.15, help="share of unchanged crops")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=["bf16", "fp32"], default="bf16")
@@ -179,7 +181,7 @@ def main() -> None:
     data = FarData(
         slide, held_out, light, others, densities,
         crops=arguments.crops, other_crops=arguments.others,
-        seed=arguments.seed, device=arguments.device,
+        seed=arguments.seed, device=arguments.device, plain=arguments.plain,
     )  # fmt: skip
     train(data, FarConfig(outputs=OUTPUTS, batch_norm=True), arguments, held_out, out)
 
@@ -195,6 +197,8 @@ def train(
     device, steps = arguments.device, arguments.steps
     torch.manual_seed(arguments.seed)
     trainee = channels_last(FarTrainee(config), device)
+    if arguments.initial is not None:
+        trainee.load_state_dict(load_file(arguments.initial / "far.safetensors"))
     mean = deepcopy(trainee).eval()
     optimizer = torch.optim.AdamW(trainee.parameters(), arguments.rate, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(

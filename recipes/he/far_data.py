@@ -185,6 +185,8 @@ class FarData:
         A batch's crops of the slide and of other images.
     side_px : int
         Of a crop.
+    plain : float
+        Share of the crops whose stain stays as it is.
     """
 
     slide: TiledSlide
@@ -195,6 +197,7 @@ class FarData:
     crops: int = 10
     other_crops: int = 2
     side_px: int = 160
+    plain: float = 0.15
     seed: int = 0
     device: str = "cpu"
 
@@ -311,7 +314,7 @@ class FarData:
         drawn = self.gain[rng.integers(len(self.gain), size=n)] * rng.uniform(0, 1.1, (n, 1))
         drawn[self.crops :] *= 0
         gain = gain * np.exp(np.where(foreign[:, None], drawn, 0))[:, None]
-        plain = rng.random(n) < 0.15
+        plain = rng.random(n) < self.plain
         mix[plain] = np.eye(3)
         gain[plain] = 1
         mix = (mix * gain).astype(np.float32)
@@ -322,8 +325,10 @@ class FarData:
         x = (torch.exp(-density) * 256 - 1) / 255
         # One blur a batch, more or less of it a crop, or its opposite: scanners sharpen.
         blurred = _blur(x, float(rng.uniform(0.4, 1.1)))
-        share = (rng.uniform(-0.8, 1.0, n) * (rng.random(n) < 0.5)).astype(np.float32)
-        x = x + torch.from_numpy(share).to(x)[:, None, None, None] * (blurred - x)
+        share = rng.uniform(-0.8, 1.0, n) * (rng.random(n) < 0.5) * ~(plain & (rng.random(n) < 0.7))
+        x = x + torch.from_numpy(share.astype(np.float32)).to(x)[:, None, None, None] * (
+            blurred - x
+        )
         noise = (rng.uniform(0, 0.02, n) * (rng.random(n) < 0.5)).astype(np.float32)
         normal = torch.randn(x.shape, generator=self.torch_rng, device=x.device)
         x = (x + torch.from_numpy(noise).to(x)[:, None, None, None] * normal).clamp(0, 1)
