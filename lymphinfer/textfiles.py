@@ -115,7 +115,7 @@ def read_toml(path: Path, error: type[LymphinferError], what: str = "the file") 
     try:
         return tomllib.loads(read_text(path, error, what))
     except tomllib.TOMLDecodeError as problem:
-        raise error(f"{path}: {what} is not valid TOML ({problem})") from problem
+        raise error(f"{path}: {what} cannot be read: not valid TOML ({problem})") from problem
 
 
 def shown(name: str | os.PathLike[str]) -> str:

@@ -95,9 +95,9 @@ def join_cells(header: list[str], row: Row, base: Path) -> list[str] | None:
 
 
 def existing(base: Path, name: str) -> Path:
-    """File that a field names, in the spelling in which it is there.
+    r"""File that a field names, in the spelling in which it is there.
 
-    Blanks around it, ``\\`` for ``/``, composed letters as macOS has them, another encoding and
+    Blanks around it, ``\`` for ``/``, composed letters as macOS has them, another encoding and
     ``file:`` addresses are tried one after the other.
     """
     spellings = list(dict.fromkeys(_spellings(name)))

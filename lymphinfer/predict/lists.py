@@ -42,10 +42,10 @@ class _Entry:
 
 
 def read_list(path: Path, out: Path) -> list[Job]:
-    """Read a csv or tsv with the columns ``slide[, mpp, bundle, out, roi]``; others are ignored.
+    r"""Read a csv or tsv with the columns ``slide[, mpp, bundle, out, roi]``; others are ignored.
 
     What spreadsheets make of such a file is read: ``;`` or a tab for the comma, a line ``sep=;``, a
-    decimal comma, UTF-16, ``\\`` in paths, ``NA`` for an empty field.
+    decimal comma, UTF-16, ``\`` in paths, ``NA`` for an empty field.
 
     Parameters
     ----------

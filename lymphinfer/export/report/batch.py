@@ -93,8 +93,7 @@ def _row(root: Path, report: SlideReport) -> dict[str, Any]:
     return {
         "name": result.name,
         "folder": shown(folder),
-        # A colon would make a scheme of what stands before it.
-        "link": quote(os.fsencode(f"./{link}")),
+        "link": quote(os.fsencode(link)),
         "preview": report.preview,
         "tissue_mm2": summary.get("tissue_mm2"),
         "nuclei": result.nuclei,
