@@ -203,8 +203,7 @@ def print_batch(console: Console, result: BatchResult) -> None:
     table = Table(title=title)
     for name in ("slide", "nuclei", "tissue mm²", "s", "s/mm²", "reason"):
         table.add_column(name, justify="left" if name in ("slide", "reason") else "right")
-    shown = result.outcomes if len(result.outcomes) <= MAX_ROWS else failed
-    for outcome in shown:
+    for outcome in result.outcomes if len(result.outcomes) <= MAX_ROWS else failed:
         table.add_row(*_cells(outcome, result.root))
     if done and len(result.outcomes) > 1:
         nuclei = sum(o.nuclei or 0 for o in done)

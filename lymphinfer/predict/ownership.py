@@ -113,8 +113,15 @@ def assign_folders(slides: Sequence[Path], folders: Sequence[Path]) -> list[Path
             continue
         first, with_suffix, second = choices[number]
         before = set(taken)
+        # The suffix tells two scans in one folder apart, not two patients' slides of one name.
+        namesake = found[0] is Owner.ANOTHER and Path(_owner_name(first)).name == slide.name
         for folder, whose in ((first, found[0]), (with_suffix, found[1])):
-            if name_key(folder) in taken or whose is not Owner.NOBODY or _is_foreign(folder):
+            if (
+                namesake
+                or name_key(folder) in taken
+                or whose is not Owner.NOBODY
+                or _is_foreign(folder)
+            ):
                 continue
             take(number, folder)
             break

@@ -64,7 +64,7 @@ class Search:
         """Slides that a pattern names, sorted; each file once."""
         parts = pattern.parts
         if "**" not in parts:
-            found = map(Path, glob.glob(str(pattern)))  # noqa: PTH207 - Path.glob takes no absolute
+            found = (Path(name) for name in glob.glob(str(pattern)))  # noqa: PTH207 - absolute too
         else:
             # glob would go round in circles through links.
             first = parts.index("**")
@@ -118,6 +118,8 @@ class Search:
                 path = folder / entry.name
                 if self._takes(path):
                     yield path
+                elif entry.is_symlink() and not os.path.exists(path):  # noqa: PTH110 - never raises
+                    self.left_out.append(f"{shown(path)} is a link to nothing")
                 if os.path.isdir(path) and self._enters(path):  # noqa: PTH112 - never raises
                     (links if entry.is_symlink() else folders).append(path)
 
