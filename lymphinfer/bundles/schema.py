@@ -18,6 +18,7 @@ from lymphinfer.bundles.evidence import (
 )
 from lymphinfer.errors import BundleError
 from lymphinfer.panel import PANELS, Panel
+from lymphinfer.textfiles import decode, encoding_problem
 
 __all__ = [
     "MANIFEST",
@@ -172,8 +173,12 @@ def read_manifest(folder: Path) -> BundleManifest:
             f"{folder}: no readable {MANIFEST}; a bundle is a folder with {MANIFEST} and weights"
         ) from error
     try:
-        values = tomllib.loads(content.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        values = tomllib.loads(decode(content))
+    except UnicodeDecodeError as error:
+        raise BundleError(
+            f"{path}: the manifest cannot be read: {encoding_problem(content, error)}"
+        ) from error
+    except tomllib.TOMLDecodeError as error:
         raise BundleError(f"{path}: not valid TOML ({error})") from error
     if values.get("schema") != SCHEMA_VERSION:
         raise BundleError(

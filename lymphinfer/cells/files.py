@@ -24,6 +24,10 @@ _FIXES = {
 }
 
 
+# What is added to a name is 28 bytes at most, and a name may have 255.
+_TEMPORARY_BYTES = 200
+
+
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Open a file for writing that appears under its name only once it is complete.
@@ -47,8 +51,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         If it cannot be written, naming the path and what to do. Any other error raised inside the
         block passes through unchanged.
     """
-    # The process id alone is not unique on a file system that several machines share.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    temporary = temporary_beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -65,3 +68,14 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         reason = error.strerror or str(error)
         fix = _FIXES.get(error.errno or 0, "check the folder, or choose another with --out")
         raise ResultError(f"cannot write {path} ({reason}): {fix}") from error
+
+
+def temporary_beside(path: Path) -> Path:
+    """Hidden ``.tmp`` name beside a file, unlike any other, that is not too long where it is not.
+
+    The process id alone is not unique on a file system that several machines share.
+    """
+    start = path.name.encode("utf-8", "surrogateescape")[:_TEMPORARY_BYTES].decode(
+        "utf-8", "ignore"
+    )
+    return path.with_name(f".{start}.{os.getpid()}-{secrets.token_hex(4)}.tmp")

@@ -24,6 +24,7 @@ from lymphinfer.cli.status import status
 from lymphinfer.cli.table1 import table1
 from lymphinfer.cli.train_detector import train_detector
 from lymphinfer.errors import LymphinferError
+from lymphinfer.textfiles import shown
 
 app = typer.Typer(
     name="lymphinfer",
@@ -83,4 +84,4 @@ def main() -> None:
 def _escaped(text: str) -> str:
     from rich.markup import escape
 
-    return escape(text)
+    return escape("\n".join(shown(line) for line in text.split("\n")))

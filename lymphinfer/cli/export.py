@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -66,9 +65,11 @@ def export(
     from rich.console import Console
     from rich.markup import escape
 
+    from lymphinfer.cli.output import write_path
     from lymphinfer.errors import LymphinferError, ResultError
     from lymphinfer.export.results import find_results, open_result
     from lymphinfer.export.views import ViewOptions, write_view
+    from lymphinfer.textfiles import shown
 
     console = Console(stderr=True)
     folders = find_results(source)
@@ -81,14 +82,14 @@ def export(
     failed = 0
     for folder in folders:
         try:
-            with console.status(f"{escape(folder.name)}: {to.value}"):
+            with console.status(f"{escape(shown(folder.name))}: {to.value}"):
                 written = write_view(open_result(folder), to.value, out, options)
         except LymphinferError as error:
             if len(folders) == 1:
                 raise
             failed += 1
-            console.print(f"[bold red]Failed:[/] {escape(str(error))}", soft_wrap=True)
+            console.print(f"[bold red]Failed:[/] {escape(shown(str(error)))}", soft_wrap=True)
         else:
-            sys.stdout.write(f"{written}\n")
+            write_path(written)
     if failed:
         raise typer.Exit(1 if failed < len(folders) else 2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +23,7 @@ from rich.table import Table
 
 from lymphinfer.bundles.composing import used_manifest
 from lymphinfer.cli.enums import Engine
+from lymphinfer.cli.output import write_line, write_path
 from lymphinfer.cli.predict_run import print_bundle
 from lymphinfer.cli.report_run import announce, make_reports
 from lymphinfer.cli.status import duration
@@ -36,6 +36,7 @@ from lymphinfer.predict.platform import exit_on_sigterm
 from lymphinfer.predict.settings import PredictSettings
 from lymphinfer.predict.state import Status, read_state
 from lymphinfer.predict.summary import CSV_NAME, BatchResult, SlideOutcome
+from lymphinfer.textfiles import shown
 
 MAX_ROWS = 40
 
@@ -77,7 +78,7 @@ class BatchBar:
     def began(self, job: Job, device: str, tiles: int, done: int) -> None:
         """See `lymphinfer.predict.progress.BatchProgress`."""
         self._remove(job.folder)
-        name = f"  {escape(job.slide.name)} on {device}"
+        name = f"  {escape(shown(job.slide.name))} on {device}"
         self.tasks[job.folder] = self.bar.add_task(name, total=tiles, completed=done, note="tiles")
 
     def advanced(self, job: Job, nuclei: int) -> None:
@@ -93,10 +94,12 @@ class BatchBar:
         self._remove(outcome.folder)
         self.bar.update(self.all, advance=1)
         if outcome.status is Status.DONE:
-            line = f"[green]Done:[/] {escape(str(outcome.file))} ({outcome.nuclei:,} nuclei)"
+            line = (
+                f"[green]Done:[/] {escape(shown(outcome.file or ''))} ({outcome.nuclei:,} nuclei)"
+            )
         else:
             before = " before, --retry-failed tries again" if again else ""
-            slide = escape(str(outcome.slide))
+            slide = escape(shown(outcome.slide))
             line = f"[bold red]Failed{before}:[/] {slide}: {escape(_reason(outcome))}"
         self.console.print(line, soft_wrap=True)
 
@@ -156,7 +159,7 @@ def run_batch(
     print_batch(console, result)
     for outcome in result.done:
         # The one thing on stdout, so that a script can take it.
-        sys.stdout.write(f"{outcome.file}\n")
+        write_path(outcome.file)
     if report and result.done:
         folders = [outcome.folder for outcome in result.done]
         make_reports(console, folders, root, on_page=announce(console))
@@ -186,7 +189,7 @@ def list_jobs(
         else:
             todo = "predict"
         counts[todo] += 1
-        sys.stdout.write(f"{todo}\t{job.slide}\t{job.folder}\n")
+        write_line(f"{todo}\t{shown(job.slide)}\t{shown(job.folder)}")
     words = ", ".join(f"{count} {name}" for name, count in counts.items())
     Console(stderr=True).print(f"{words}. Nothing was done.")
     return 0
@@ -200,8 +203,7 @@ def print_batch(console: Console, result: BatchResult) -> None:
     table = Table(title=title)
     for name in ("slide", "nuclei", "tissue mm²", "s", "s/mm²", "reason"):
         table.add_column(name, justify="left" if name in ("slide", "reason") else "right")
-    shown = result.outcomes if len(result.outcomes) <= MAX_ROWS else failed
-    for outcome in shown:
+    for outcome in result.outcomes if len(result.outcomes) <= MAX_ROWS else failed:
         table.add_row(*_cells(outcome, result.root))
     if done and len(result.outcomes) > 1:
         nuclei = sum(o.nuclei or 0 for o in done)
@@ -218,7 +220,7 @@ def print_batch(console: Console, result: BatchResult) -> None:
             soft_wrap=True,
         )
     console.print(
-        f"{duration(result.seconds)} h; a row a slide in {escape(str(result.root / CSV_NAME))}",
+        f"{duration(result.seconds)} h; a row a slide in {escape(shown(result.root / CSV_NAME))}",
         soft_wrap=True,
     )
 
@@ -243,12 +245,15 @@ def _name(outcome: SlideOutcome, root: Path) -> str:
     """A slide's place in the tree, since two folders may hold the same name."""
     slide, folder = outcome.slide, outcome.folder
     if not folder.is_relative_to(root):
-        return str(slide)
-    return str(folder.relative_to(root).parent / slide.name)
+        return shown(slide)
+    return shown(folder.relative_to(root).parent / slide.name)
 
 
 def _reason(outcome: SlideOutcome) -> str:
     """Why a slide has no results, without its own path, which stands beside it."""
     if outcome.status is not Status.FAILED:
         return "not come to"
-    return outcome.reason.removeprefix(f"{outcome.slide}: ")
+    reason = outcome.reason
+    for slide in (str(outcome.slide), shown(outcome.slide)):
+        reason = reason.removeprefix(f"{slide}: ")
+    return shown(reason)

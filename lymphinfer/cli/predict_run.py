@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -22,10 +21,12 @@ from rich.progress import (
 from rich.table import Table
 
 from lymphinfer.bundles.schema import BundleManifest
+from lymphinfer.cli.output import write_path
 from lymphinfer.cli.report_run import announce, make_reports
 from lymphinfer.predict.inputs import find_jobs
 from lymphinfer.predict.settings import PredictSettings, SlideResult
 from lymphinfer.predict.slide import load, predict_slide
+from lymphinfer.textfiles import shown
 
 
 class ProgressBar:
@@ -64,7 +65,9 @@ class ProgressBar:
         self.nuclei = 0
         if self.task is not None:
             self.bar.remove_task(self.task)
-        self.task = self.bar.add_task(escape(slide.name), total=tiles, completed=done, nuclei=0)
+        self.task = self.bar.add_task(
+            escape(shown(slide.name)), total=tiles, completed=done, nuclei=0
+        )
 
     def advance(self, nuclei: int) -> None:
         """See `lymphinfer.predict.slide.Progress`."""
@@ -96,7 +99,7 @@ def run(source: Path, out: Path | None, settings: PredictSettings, *, report: bo
         )
     print_slide(console, result, bundle.manifest)
     # The one thing on stdout, so that a script can take it.
-    sys.stdout.write(f"{result.file}\n")
+    write_path(result.file)
     if report:
         make_reports(console, [job.folder], job.folder, on_page=announce(console))
     return 0

@@ -31,6 +31,7 @@ def report(
     """
     from rich.console import Console
 
+    from lymphinfer.cli.output import write_path
     from lymphinfer.cli.report_run import make_reports
     from lymphinfer.export.results import find_results
 
@@ -41,7 +42,7 @@ def report(
         source if source.is_dir() else source.parent,
         slides=slides,
         figures=figures,
-        on_page=lambda path: typer.echo(path),
+        on_page=lambda path: write_path(path),
     )
     if failed:
         raise typer.Exit(1 if failed < len(folders) else 2)

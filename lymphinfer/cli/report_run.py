@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from lymphinfer.errors import LymphinferError
+from lymphinfer.textfiles import shown
 
 
 def make_reports(
@@ -55,13 +56,13 @@ def make_reports(
     failed: list[tuple[Path, str]] = []
     for folder in folders:
         try:
-            with console.status(escape(folder.name)):
+            with console.status(escape(shown(folder.name))):
                 made = write_slide_report(open_result(folder), slides=slides, figures=figures)
         except LymphinferError as error:
             if len(folders) == 1:
                 raise
             failed.append((folder, str(error)))
-            console.print(f"[bold red]Failed:[/] {escape(str(error))}", soft_wrap=True)
+            console.print(f"[bold red]Failed:[/] {escape(shown(str(error)))}", soft_wrap=True)
         else:
             done.append(made)
             if made.missing:
@@ -74,4 +75,4 @@ def make_reports(
 
 def announce(console: Console) -> Callable[[Path], None]:
     """Say on stderr where a page is: stdout belongs to the files for QuPath."""
-    return lambda path: console.print(f"[bold]Report:[/] {escape(str(path))}", soft_wrap=True)
+    return lambda path: console.print(f"[bold]Report:[/] {escape(shown(path))}", soft_wrap=True)

@@ -16,6 +16,7 @@ from rich.text import Text
 from lymphinfer.errors import ResultError
 from lymphinfer.predict.locks import FolderLock
 from lymphinfer.predict.state import SlideState, Status, find_states
+from lymphinfer.textfiles import shown
 
 
 def status(
@@ -84,7 +85,7 @@ def overview(root: Path, states: list[tuple[Path, SlideState]]) -> RenderableTyp
 
 
 def _name(root: Path, folder: Path) -> str:
-    return str(folder.relative_to(root)) if folder != root else folder.name
+    return shown(folder.relative_to(root) if folder != root else folder.name)
 
 
 def duration(seconds: float) -> str:

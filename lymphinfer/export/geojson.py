@@ -26,6 +26,7 @@ from lymphinfer.export.nucleus_types import type_classes
 from lymphinfer.export.numerals import id_texts, number_texts, point_texts, ring_texts
 from lymphinfer.export.validate import UniqueIds, validate_panel, validate_table
 from lymphinfer.panel import OTHER, Panel
+from lymphinfer.textfiles import json_bytes
 
 Format = Literal["zip", "geojson.gz", "geojson"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -247,10 +248,8 @@ def _rechunked(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
 def _header(provenance: Mapping[str, Any] | None) -> bytes:
     member = b""
     if provenance is not None:
-        text = orjson.dumps(
-            dict(provenance),
-            default=str,
-            option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS,
+        text = json_bytes(
+            dict(provenance), orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS, str
         )
         member = b'"lymphinfer":' + text + b","
     return b'{"type":"FeatureCollection",' + member + b'"features":[\n'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import orjson
 
-from lymphinfer.cells.files import atomic_write
+from lymphinfer.cells.files import atomic_write, temporary_beside
 from lymphinfer.cells.table import read_calls, read_ids, read_rings
 from lymphinfer.errors import ResultError
 from lymphinfer.export.numerals import id_texts
@@ -178,7 +177,7 @@ def write_spatialdata(path: Path, result: Result) -> Path:
     if path.exists() and not any((path / name).is_file() for name in ("zarr.json", ".zgroup")):
         raise ResultError(f"{path}: there, and no Zarr folder; choose another --out")
     data = to_spatialdata(result)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = temporary_beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         data.write(temporary)

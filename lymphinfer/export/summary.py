@@ -17,6 +17,7 @@ import lymphinfer
 from lymphinfer.cells.files import atomic_write
 from lymphinfer.cells.table import read_calls
 from lymphinfer.panel import OTHER, Panel
+from lymphinfer.textfiles import json_bytes
 
 _DISTRIBUTIONS = (
     "torch",
@@ -198,7 +199,7 @@ def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
     """
     option = orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
     with atomic_write(path) as file:
-        file.write(orjson.dumps(dict(summary), default=str, option=option))
+        file.write(json_bytes(dict(summary), option, str))
 
 
 def versions() -> dict[str, str]:

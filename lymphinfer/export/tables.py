@@ -33,6 +33,7 @@ from lymphinfer.cells.files import atomic_write
 from lymphinfer.cells.table import measurements, read_ids
 from lymphinfer.export.numerals import id_texts
 from lymphinfer.export.results import Result
+from lymphinfer.textfiles import json_bytes
 
 PROVENANCE_KEY = b"lymphinfer.provenance"
 _UM_DECIMALS = 3
@@ -128,7 +129,7 @@ def write_csv(path: Path, result: Result) -> Path:
         for table in chain([first], tables):
             writer.write_table(table)
     with atomic_write(path.with_name(f"{path.name}-metadata.json")) as file:
-        file.write(orjson.dumps(_csvw(path, first.schema, result), option=orjson.OPT_INDENT_2))
+        file.write(json_bytes(_csvw(path, first.schema, result), orjson.OPT_INDENT_2))
     return path
 
 

@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lymphinfer.errors import DataError
 from lymphinfer.orion.manifest import CHANNELS
+from lymphinfer.orion.table_header import TableHeader, read_header
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyarrow import csv
 
 AUTOFLUORESCENCE, BLANK = "AF1", "Argo550"
 ID, X, Y = "CellID", "X_centroid", "Y_centroid"
@@ -22,6 +28,8 @@ COLUMNS = (ID, *CHANNELS, X, Y, *SHAPE_COLUMNS)
 """The 29 columns of a cell table."""
 
 _BLOCK_BYTES = 8 << 20
+_NAMED = 5
+_NO_VALUES = ("NA", "N/A", "#N/A", "NULL", "null", "")
 
 
 @dataclass(frozen=True)
@@ -52,34 +60,28 @@ class CellTable:
 
 
 def column_names(path: Path) -> tuple[str, ...]:
-    """Read a table's header.
+    """Read a table's column names; empty for a column without one.
 
     Raises
     ------
     DataError
         The file is missing, empty or no text.
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            line = file.readline(1 << 16)
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: the cell table cannot be read ({error}).") from error
-    if not line.strip():
-        raise DataError(f"{path}: the cell table is empty. Download it again.")
-    return tuple(name.strip().strip('"') for name in line.rstrip("\r\n").split(","))
+    return read_header(path).names
 
 
 def missing_columns(path: Path, needed: Sequence[str]) -> list[str]:
     """List the needed columns that a table lacks, in the order of `needed`."""
-    present = set(column_names(path))
-    return [name for name in needed if name not in present]
+    present = {name.casefold() for name in column_names(path)}
+    return [name for name in needed if name.casefold() not in present]
 
 
 def read_cells(path: Path, channels: Sequence[str]) -> CellTable:
     """Read identifiers, centroids and some channels of a cell table.
 
     The file is parsed in blocks of 8 MiB and only the wanted columns are converted: 1.6 M rows
-    with 8 columns take 2 s and under 0.6 GiB of memory, the libraries included.
+    with 8 columns take 2 s and under 0.6 GiB of memory, the libraries included. Columns are found
+    by name, in any order, see `lymphinfer.orion.table_header`.
 
     Parameters
     ----------
@@ -95,37 +97,31 @@ def read_cells(path: Path, channels: Sequence[str]) -> CellTable:
     Raises
     ------
     DataError
-        Missing columns (all are named), a row of wrong length, text where a number is expected, or
-        no rows.
+        With every problem: missing columns and such as stand there twice, rows of wrong length,
+        text where a number is expected, or no rows.
     """
     import pyarrow as pa
-    from pyarrow import csv
 
+    header = read_header(path)
     wanted = list(dict.fromkeys((ID, X, Y, *channels)))
-    missing = missing_columns(path, wanted)
-    if missing:
+    places, missing, repeated = header.places(wanted)
+    if missing or repeated:
+        problems = [f"no column {', '.join(missing)}"] if missing else []
+        problems += [f"column {', '.join(repeated)} stands there twice"] if repeated else []
         raise DataError(
-            f"{path}: no column {', '.join(missing)}. A cell table of ORION has the columns "
-            f"{', '.join(COLUMNS)}."
+            f"{path}: {' and '.join(problems)}. A cell table of ORION has the columns "
+            f"{', '.join(COLUMNS)}; this one has "
+            f"{', '.join(name or '(no name)' for name in header.names)}."
         )
-    parts: dict[str, list[NDArray[np.float64]]] = {name: [] for name in wanted}
+    bad_rows: list[str] = []
     try:
-        with csv.open_csv(
-            path,
-            read_options=csv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=True),
-            convert_options=csv.ConvertOptions(
-                include_columns=wanted, column_types={name: pa.float64() for name in wanted}
-            ),
-        ) as stream:
-            for batch in stream:
-                for name in wanted:
-                    parts[name].append(batch.column(name).to_numpy(zero_copy_only=False))
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(
-            f"{path}: the cell table cannot be read ({_first_line(error)}). It is damaged or was "
-            "not downloaded whole: download it again."
-        ) from error
-    columns = {name: np.concatenate(part) if part else np.empty(0) for name, part in parts.items()}
+        table = _numbers(header, places, pa.float64(), bad_rows)
+    except (pa.ArrowInvalid, OSError, UnicodeError) as error:
+        found = _text_problems(header, places) or [_first_line(error)]
+        raise _damaged(path, [*bad_rows, *found]) from error
+    if bad_rows:
+        raise _damaged(path, bad_rows)
+    columns = _without_blank_rows(table)
     if not len(columns[ID]):
         raise DataError(f"{path}: the cell table has no rows. Download it again.")
     return CellTable(
@@ -134,6 +130,93 @@ def read_cells(path: Path, channels: Sequence[str]) -> CellTable:
         columns[X],
         columns[Y],
         {name: columns[name] for name in channels},
+    )
+
+
+def _numbers(
+    header: TableHeader, places: Mapping[str, int], kind: pa.DataType, bad_rows: list[str]
+) -> dict[str, NDArray[Any]]:
+    """Columns of a table; rows of wrong length are skipped and told in `bad_rows`."""
+    from pyarrow import csv
+
+    unique = [f"column {number}" for number in range(len(header.names))]
+    wanted = [unique[place] for place in places.values()]
+    wrong = 0
+
+    def skip(row: csv.InvalidRow) -> str:
+        nonlocal wrong
+        # What spreadsheets leave below the last row.
+        if row.text.strip(f'{header.delimiter} "'):
+            wrong += 1
+            if wrong <= _NAMED:
+                bad_rows.append(
+                    f"a row of {row.actual_columns} fields where {row.expected_columns} are "
+                    f"expected: {row.text[:60]!r}"
+                )
+        return "skip"
+
+    parts: dict[str, list[NDArray[Any]]] = {name: [] for name in places}
+    with csv.open_csv(
+        header.path,
+        read_options=csv.ReadOptions(
+            block_size=_BLOCK_BYTES, use_threads=True, column_names=unique,
+            skip_rows=header.lines, encoding=header.encoding.removesuffix("-sig"),
+        ),
+        parse_options=csv.ParseOptions(delimiter=header.delimiter, invalid_row_handler=skip),
+        convert_options=csv.ConvertOptions(
+            include_columns=wanted, column_types=dict.fromkeys(wanted, kind),
+            decimal_point=header.decimal_point,
+        ),
+    ) as stream:  # fmt: skip
+        for batch in stream:
+            for name, column in zip(places, wanted, strict=True):
+                parts[name].append(batch.column(column).to_numpy(zero_copy_only=False))
+    if wrong > _NAMED:
+        bad_rows.append(f"{wrong - _NAMED:,} more rows of a wrong number of fields")
+    return {name: np.concatenate(part) if part else np.empty(0) for name, part in parts.items()}
+
+
+def _text_problems(header: TableHeader, places: Mapping[str, int]) -> list[str]:
+    """A sentence for each column that holds what is no number."""
+    import pyarrow as pa
+
+    try:
+        columns = _numbers(header, places, pa.string(), [])
+    except (pa.ArrowInvalid, OSError, UnicodeError):
+        return []
+    problems = []
+    for name, values in columns.items():
+        wrong = [(row, str(value)) for row, value in enumerate(values, 1) if not _is_number(value)]
+        if wrong:
+            row, value = wrong[0]
+            problems.append(
+                f"{len(wrong):,} of {len(values):,} values of {name} are no numbers, first "
+                f"{value[:40]!r} in data row {row:,}"
+            )
+    return problems
+
+
+def _is_number(value: str | None) -> bool:
+    try:
+        float((value or "nan").replace(",", "."))
+    except ValueError:
+        return value in _NO_VALUES
+    return True
+
+
+def _without_blank_rows(columns: dict[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
+    """Columns without the rows at the end that hold nothing, as spreadsheets leave them."""
+    full = np.zeros(len(columns[ID]), bool)
+    for values in columns.values():
+        full |= ~np.isnan(values)
+    last = int(np.flatnonzero(full)[-1]) + 1 if full.any() else len(full)
+    return {name: values[:last] for name, values in columns.items()}
+
+
+def _damaged(path: Path, problems: Sequence[str]) -> DataError:
+    return DataError(
+        f"{path}: the cell table cannot be read ({'; '.join(problems)}). It is damaged or was "
+        "not downloaded whole: download it again."
     )
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from lymphinfer.errors import DataError
-from lymphinfer.orion.celltable import COLUMNS, cell_problems, column_names, read_cells
+from lymphinfer.orion.celltable import COLUMNS, cell_problems, read_cells
 from lymphinfer.orion.cohort import MPP_TOLERANCE, ORION_MPP, find_files
 from lymphinfer.orion.image_check import ImageFacts, channel_problems, inspect_image
 from lymphinfer.orion.manifest import CHANNELS, patient_of
+from lymphinfer.orion.table_header import read_header
 
 
 @dataclass(frozen=True)
@@ -156,10 +156,10 @@ def _check_cells(
     path: Path, size: tuple[int, int] | None, errors: list[str], warnings: list[str]
 ) -> int | None:
     try:
-        names = column_names(path)
-        missing = [name for name in COLUMNS if name not in names]
-        repeated = [name for name, count in Counter(names).items() if count > 1]
-        unknown = [name for name in dict.fromkeys(names) if name not in COLUMNS]
+        header = read_header(path)
+        places, missing, repeated = header.places(COLUMNS)
+        known = {name.casefold() for name in COLUMNS}
+        unknown = [n for n in dict.fromkeys(header.names) if n and n.casefold() not in known]
         if missing:
             errors.append(f"{path}: no column {', '.join(missing)}. Download it again.")
         if repeated:
@@ -168,7 +168,7 @@ def _check_cells(
             warnings.append(f"{path}: unknown column {', '.join(unknown)}, not used.")
         if repeated:
             return None
-        cells = read_cells(path, [name for name in CHANNELS if name in names])
+        cells = read_cells(path, [name for name in CHANNELS if name in places])
     except DataError as error:
         if str(error) not in errors:
             errors.append(str(error))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from lymphinfer.cells.files import atomic_write
 from lymphinfer.errors import DataError
 from lymphinfer.orion.gates import THRESHOLDS, AfCorrection, Gate, Gates, SlideGates
+from lymphinfer.textfiles import read_toml
 
 FORMAT, VERSION = "lymphinfer-gates", 1
 _HEADER = """\
@@ -50,12 +50,12 @@ def read_gates(
         With every problem of the file.
     """
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = read_toml(path, DataError, "the gates file")
     except FileNotFoundError as error:
         raise DataError(
             f"{path}: no such gates file. Make one with `lymphinfer gate propose`."
         ) from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except OSError as error:
         raise DataError(f"{path}: the gates file cannot be read ({error}).") from error
     if document.get("format") != FORMAT or document.get("version") != VERSION:
         raise DataError(

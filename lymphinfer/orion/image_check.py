@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import csv
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lymphinfer.errors import DataError
 from lymphinfer.orion.manifest import CHANNELS
 from lymphinfer.slides.pixel_size import StatedSize, ome_stated_size
+from lymphinfer.textfiles import read_text
 
 
 @dataclass(frozen=True)
@@ -93,10 +96,14 @@ def inspect_image(path: Path) -> tuple[ImageFacts | None, list[str]]:
 def channel_problems(path: Path) -> list[str]:
     """Compare a ``markers.csv``, with or without a header, with the channels of ORION."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = [row for row in csv.reader(file) if any(cell.strip() for cell in row)]
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path, DataError, "the list of channels")
+    except OSError as error:
         return [f"{path}: cannot be read ({error})."]
+    except DataError as error:
+        return [f"{error}."]
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+    rows = [row for row in reader if any(cell.strip() for cell in row)]
     names = _channel_names(rows)
     if names == list(CHANNELS):
         return []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import numpy as np
 from lymphinfer.cells.files import atomic_write
 from lymphinfer.errors import DataError
 from lymphinfer.orion.cohort import Cohort
+from lymphinfer.textfiles import read_toml
 
 FORMAT, VERSION = "lymphinfer-splits", 1
 NAMES = ("train", "val", "test")
@@ -133,8 +133,8 @@ def read_splits(path: Path, cohort: Cohort) -> Splits:
         With every problem: unknown patients, one in two splits, nobody to train or validate on.
     """
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        document = read_toml(path, DataError, "the splits file")
+    except OSError as error:
         raise DataError(f"{path}: the splits file cannot be read ({error}).") from error
     problems = _file_problems(document, cohort)
     if problems:

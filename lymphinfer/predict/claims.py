@@ -16,6 +16,7 @@ from lymphinfer.errors import LymphinferError, ResultError
 from lymphinfer.predict.inputs import Job
 from lymphinfer.predict.locks import EXPIRES_S, LOCK, FolderLock, Heart, Owner
 from lymphinfer.predict.naming import PARTS
+from lymphinfer.predict.ownership import check_owner, new_state
 from lymphinfer.predict.platform import machine
 from lymphinfer.predict.settings import PredictSettings
 from lymphinfer.predict.state import (
@@ -26,6 +27,7 @@ from lymphinfer.predict.state import (
     slide_stamp,
     write_state,
 )
+from lymphinfer.textfiles import shown
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +95,7 @@ class Claims:
         """Write the state of every slide that has none yet."""
         for job in jobs:
             with suppress(OSError):
-                enqueue(job.folder, SlideState(str(job.slide), since=time.time()))
+                enqueue(job.folder, new_state(job.slide, since=time.time()))
 
     def failed_before(self, job: Job, state: SlideState | None) -> bool:
         """Whether a slide failed under the same request and has not changed since."""
@@ -112,8 +114,9 @@ class Claims:
         Raises
         ------
         ResultError
-            The result folder cannot be written.
+            The result folder cannot be written, or is another slide's.
         """
+        check_owner(job.folder, job.slide)
         lock = FolderLock(job.folder, self.expires_s)
         refusal = self._settled(job, read_state(job.folder))
         if refusal is not None and not lock.path.exists():
@@ -122,17 +125,23 @@ class Claims:
             return Refusal.BUSY
         _sweep(job.folder)
         # Between the look and the lock another process may have done or failed it.
-        state = read_state(job.folder) or SlideState(str(job.slide))
+        state = read_state(job.folder) or new_state(job.slide)
         refusal = self._settled(job, state)
         if refusal is not None:
             lock.release()
             return refusal
+        try:
+            check_owner(job.folder, job.slide)
+        except ResultError:
+            lock.release()
+            raise
         self.heart.add(lock)
         done = state.status is Status.DONE
         settings = job.settings(self.settings)
         state = replace(
             state,
             slide=str(job.slide),
+            path=shown(job.slide.absolute()),
             attempts=state.attempts + 1,
             reason="",
             seconds=0.0,

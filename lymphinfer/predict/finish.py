@@ -21,6 +21,7 @@ from lymphinfer.predict.pipeline import DROPPED_KEY
 from lymphinfer.predict.plan import SlidePlan, remove_parts
 from lymphinfer.predict.settings import SlideResult
 from lymphinfer.slides import Roi
+from lymphinfer.textfiles import shown
 
 
 def finish_slide(
@@ -56,7 +57,9 @@ def finish_slide(
     remove_parts(parts, keep=wanted)
     warnings = _warnings(manifest, _dropped(parts))
     if plan.roi is not None and not plan.shards:
-        warnings.append(f"No tissue was found inside the annotations of {plan.roi.path.name}.")
+        warnings.append(
+            f"No tissue was found inside the annotations of {shown(plan.roi.path.name)}."
+        )
     counts = Counts(panel).add_all(read_parts(parts, panel, plan.mark))
     write_geojson(
         plan.file,
@@ -141,7 +144,7 @@ def _provenance(plan: SlidePlan, manifest: BundleManifest, warnings: list[str]) 
 def _region(roi: Roi, mpp: float) -> dict[str, Any]:
     """What a result says of the region to which it is limited."""
     return {
-        "file": roi.path.name,
+        "file": shown(roi.path.name),
         "annotations": roi.annotations,
         "classes": list(roi.classes),
         "area_mm2": round(roi.area_mm2(mpp), 6),

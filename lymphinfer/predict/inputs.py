@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterable
+import logging
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lymphinfer.errors import SlideError
-from lymphinfer.predict.naming import default_out, slide_stem
+from lymphinfer.predict.naming import MAX_NAME_BYTES, default_out, safe_name, slide_stem
+from lymphinfer.predict.ownership import assign_folders
+from lymphinfer.predict.search import Search
 from lymphinfer.predict.settings import PredictSettings
 from lymphinfer.slides import SLIDE_SUFFIXES
 
+log = logging.getLogger(__name__)
+
 LIST_SUFFIXES = (".csv", ".tsv")
+_SHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
+_TOLD = 10
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,7 @@ def results_root(source: Path, out: Path | None = None) -> Path:
 
 def is_single(source: Path) -> bool:
     """Whether a source names one slide, not several."""
-    return not (source.is_dir() or _is_pattern(source) or source.suffix.lower() in LIST_SUFFIXES)
+    return not (_is_dir(source) or _is_pattern(source) or source.suffix.lower() in LIST_SUFFIXES)
 
 
 def find_jobs(source: Path, out: Path | None = None) -> list[Job]:
@@ -63,15 +70,17 @@ def find_jobs(source: Path, out: Path | None = None) -> list[Job]:
     ----------
     source : Path
         A slide; a folder that is searched with its subfolders by known suffixes, where hidden
-        files, result folders and the folders of MIRAX slides are passed over; a pattern such as
-        ``slides/**/*.svs``; or a csv or tsv list, see `lymphinfer.predict.lists.read_list`.
+        files, result folders and the folders of MIRAX slides are passed over, and links to folders
+        are followed once; a pattern such as ``slides/**/*.svs``; or a csv or tsv list, see
+        `lymphinfer.predict.lists.read_list`.
     out : Path, optional
         Root of the results; by default ``<stem>.lymphinfer`` beside the source.
 
     Returns
     -------
     list of Job
-        In the order of their paths, or of the list. A folder that is called like a slide is among
+        In the order of their paths, or of the list; each file once, in a result folder that is no
+        other slide's. A folder that is called like a slide is among
         them: it fails with its reason when it is opened.
 
     Raises
@@ -80,33 +89,38 @@ def find_jobs(source: Path, out: Path | None = None) -> list[Job]:
         The source is missing, holds no slide, or is a list with bad rows.
     """
     out = results_root(source, out)
-    if source.is_dir():
-        slides = _slides_in(source, source.rglob("*"), out)
-        if not slides:
-            raise SlideError(
-                f"{source}: no slide found in this folder; looked for {', '.join(SLIDE_SUFFIXES)}"
-            )
-        return _mirrored(slides, source, out)
-    if _is_pattern(source):
+    if _is_dir(source) or _is_pattern(source):
         base = _base(source)
-        found = glob.glob(str(source), recursive=True)  # noqa: PTH207 - Path.glob takes no absolute
-        slides = _slides_in(base, map(Path, found), out)
+        search = Search(base, out)
+        slides = search.below() if _is_dir(source) else search.matching(source)
+        _tell(search.left_out)
+        suffixes = ", ".join(SLIDE_SUFFIXES)
+        if not slides and _is_dir(source):
+            raise SlideError(f"{source}: no slide found in this folder; looked for {suffixes}")
         if not slides:
-            raise SlideError(
-                f"{source}: no slide matches this pattern; looked for {', '.join(SLIDE_SUFFIXES)}"
-            )
+            raise SlideError(f"{source}: no slide matches this pattern; looked for {suffixes}")
         return _mirrored(slides, base, out)
-    if not source.exists():
+    if not os.path.lexists(source):
         raise SlideError(f"{source}: no such file or folder")
     if source.suffix.lower() in LIST_SUFFIXES:
         from lymphinfer.predict.lists import read_list
 
         return read_list(source, out)
-    return [Job(source, out / slide_stem(source))]
+    if source.suffix.lower() in _SHEETS:
+        raise SlideError(
+            f"{source}: a spreadsheet; a list of slides is a csv or tsv file: save it as CSV UTF-8"
+        )
+    (folder,) = assign_folders([source], [out / slide_stem(source)])
+    return [Job(source, folder)]
 
 
 def _is_pattern(source: Path) -> bool:
-    return glob.has_magic(str(source)) and not source.exists()
+    return glob.has_magic(str(source)) and not os.path.lexists(source)
+
+
+def _is_dir(source: Path) -> bool:
+    # Path.is_dir raises where a name is too long.
+    return os.path.isdir(source)  # noqa: PTH112
 
 
 def _base(source: Path) -> Path:
@@ -121,32 +135,22 @@ def _base(source: Path) -> Path:
     return Path(*fixed)
 
 
-def _slides_in(base: Path, paths: Iterable[Path], out: Path) -> list[Path]:
-    """Slides among paths below a folder, sorted."""
-    results = out.absolute()
-    slides = []
-    for path in paths:
-        inner = path.relative_to(base).parts
-        if path.suffix.lower() not in SLIDE_SUFFIXES or path.absolute().is_relative_to(results):
-            continue
-        if any(part.startswith(".") or part.endswith(".lymphinfer") for part in inner):
-            continue
-        above = [base.joinpath(*inner[:n]) for n in range(1, len(inner))]
-        # The pixels of a MIRAX slide lie in a folder of its name.
-        if not any(folder.with_name(f"{folder.name}.mrxs").is_file() for folder in above):
-            slides.append(path)
-    return sorted(slides)
-
-
 def _mirrored(slides: list[Path], base: Path, out: Path) -> list[Job]:
     """Jobs whose folders mirror the tree below a folder."""
-    taken: set[Path] = set()
-    jobs = []
-    for slide in slides:
-        folder = out / slide.relative_to(base).parent / slide_stem(slide)
-        # Two slides that differ in their suffix alone keep apart.
-        if folder in taken:
-            folder = folder.with_name(slide.name)
-        taken.add(folder)
-        jobs.append(Job(slide, folder))
-    return jobs
+    folders = assign_folders(slides, [mirrored(slide.relative_to(base), out) for slide in slides])
+    return [Job(slide, folder) for slide, folder in zip(slides, folders, strict=True)]
+
+
+def mirrored(inner: Path, out: Path) -> Path:
+    """Result folder of a slide by its path from the folder that was searched."""
+    above = (safe_name(part, limit=MAX_NAME_BYTES) for part in inner.parts[:-1])
+    return out.joinpath(*above, slide_stem(inner))
+
+
+def _tell(left_out: list[str]) -> None:
+    """Say what was passed over, the first few by name."""
+    left_out = list(dict.fromkeys(left_out))
+    for words in left_out[:_TOLD]:
+        log.warning("Left out: %s", words)
+    if len(left_out) > _TOLD:
+        log.warning("Left out: %d more of this kind", len(left_out) - _TOLD)

@@ -27,6 +27,7 @@ from lymphinfer.slides import (
     read_roi,
     tissue_mask,
 )
+from lymphinfer.textfiles import shown
 
 SHARD_PX = 4096
 """Side of the block of tiles that make a shard, working px; smaller for tiles below 1024 px."""
@@ -193,7 +194,7 @@ def plan_slide(
         folder=folder,
         settings=settings,
         slide={
-            "name": slide.path.name,
+            "name": shown(slide.path.name),
             "identity": identity,
             "reader": slide.reader,
             "dimensions": list(slide.dimensions),

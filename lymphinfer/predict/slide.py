@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from lymphinfer.bundles.composing import used_manifest
 from lymphinfer.bundles.loading import Bundle, load_bundle
@@ -12,7 +14,8 @@ from lymphinfer.cells.files import atomic_write
 from lymphinfer.compute import half_type, resolve_device
 from lymphinfer.errors import ResultError
 from lymphinfer.predict.finish import finish_slide
-from lymphinfer.predict.naming import SUMMARY, default_out, slide_stem
+from lymphinfer.predict.naming import LONGEST_SUFFIX, SUMMARY, default_out, slide_stem
+from lymphinfer.predict.ownership import check_owner, new_state
 from lymphinfer.predict.plan import (
     SlidePlan,
     add_seconds,
@@ -20,6 +23,7 @@ from lymphinfer.predict.plan import (
     predict_shards,
 )
 from lymphinfer.predict.settings import PredictSettings, SlideResult
+from lymphinfer.predict.state import Status, enqueue, read_state, write_state
 from lymphinfer.runtime import choose_runtime
 from lymphinfer.slides import open_slide
 
@@ -100,7 +104,7 @@ def predict_slide(
     BundleError
         The bundle cannot be used.
     ResultError
-        The results cannot be written.
+        The results cannot be written, or the folder holds those of another slide.
     """
     path = Path(path)
     settings = settings or PredictSettings()
@@ -108,19 +112,44 @@ def predict_slide(
     progress = progress or Silent()
     began = time.perf_counter()
     with open_slide(path, settings.mpp) as slide:
-        check_writable(folder)
+        if not settings.redo:
+            check_owner(folder, path)
+        check_writable(folder, slide_stem(path))
         bundle = bundle or load(settings)
-        plan = plan_slide(slide, folder, settings, bundle)
-        if isinstance(plan, SlideResult):
-            return plan
-        progress.start(path, plan.tiles(), plan.tiles(plan.done))
-        done = predict_shards(plan, plan.todo, bundle, slide=slide, on_tile=progress.advance)
-    return finish_slide(
-        plan,
-        bundle.manifest,
-        seconds=add_seconds(plan.seconds, done.seconds),
-        total_seconds=time.perf_counter() - began,
-    )
+        with _owned(folder, path) as owned:
+            plan = plan_slide(slide, folder, settings, bundle)
+            if isinstance(plan, SlideResult):
+                owned.append(plan)
+                return plan
+            progress.start(path, plan.tiles(), plan.tiles(plan.done))
+            done = predict_shards(plan, plan.todo, bundle, slide=slide, on_tile=progress.advance)
+            result = finish_slide(
+                plan,
+                bundle.manifest,
+                seconds=add_seconds(plan.seconds, done.seconds),
+                total_seconds=time.perf_counter() - began,
+            )
+            owned.append(result)
+    return result
+
+
+@contextmanager
+def _owned(folder: Path, path: Path) -> Iterator[list[SlideResult]]:
+    """Write down whose the folder is while no batch does, and that the slide is done."""
+    state = read_state(folder)
+    results: list[SlideResult] = []
+    if state is None:
+        state = new_state(path, since=time.time())
+        with suppress(OSError):
+            enqueue(folder, state)
+    yield results
+    # A batch's own worker meets a slide that runs, or one that was done before.
+    if results and state.status in (Status.QUEUED, Status.FAILED):
+        (result,) = results
+        changes: dict[str, Any] = {"since": time.time(), "seconds": round(result.seconds, 3)}
+        done = new_state(path, status=Status.DONE, nuclei=result.n_nuclei, **changes)
+        with suppress(ResultError):
+            write_state(folder, done)
 
 
 def open_plan(
@@ -136,19 +165,25 @@ def open_plan(
         The results cannot be written.
     """
     with open_slide(path, settings.mpp) as slide:
-        check_writable(folder)
+        check_writable(folder, slide_stem(path))
         return plan_slide(slide, folder, settings, bundle)
 
 
-def check_writable(folder: Path) -> None:
+def check_writable(folder: Path, stem: str = "") -> None:
     """Fail before the hours of work, not after them.
+
+    Parameters
+    ----------
+    folder : Path
+    stem : str
+        Start of the names of the files that will be written there.
 
     Raises
     ------
     ResultError
-        Files cannot be made in the folder, or not removed.
+        Files cannot be made in the folder, not removed, or not have such long names.
     """
-    probe = folder / ".writable"
+    probe = folder / f".{stem}{LONGEST_SUFFIX}.tmp"
     with atomic_write(probe) as stream:
         stream.write(b"")
     try:

@@ -14,6 +14,7 @@ import orjson
 from lymphinfer.cells.files import atomic_write
 from lymphinfer.predict.naming import PARTS
 from lymphinfer.predict.platform import create_exclusive
+from lymphinfer.textfiles import json_bytes
 
 STATE = "state.json"
 
@@ -35,6 +36,8 @@ class SlideState:
     ----------
     slide : str
         Path of the slide as the batch was given it.
+    path : str
+        The same from the root, by which the slide is known again.
     status : Status
     since : float
         When this status began, seconds since the epoch.
@@ -73,6 +76,7 @@ class SlideState:
     device: str = ""
     stamp: str = ""
     request: str = ""
+    path: str = ""
 
 
 def slide_stamp(slide: Path) -> str:
@@ -133,4 +137,4 @@ def find_states(root: Path) -> Iterator[tuple[Path, SlideState]]:
 
 
 def _encoded(state: SlideState) -> bytes:
-    return orjson.dumps(asdict(state), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    return json_bytes(asdict(state), orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)

@@ -19,6 +19,7 @@ from lymphinfer.predict.inputs import Job
 from lymphinfer.predict.naming import SUMMARY
 from lymphinfer.predict.settings import PredictSettings
 from lymphinfer.predict.state import SlideState, Status, read_state
+from lymphinfer.textfiles import json_bytes, shown
 
 CSV_NAME, JSON_NAME = "batch.csv", "batch.json"
 _PER_MARKER = ("evidence", "positive", "expected", "positive_per_mm2", "expected_per_mm2")
@@ -72,9 +73,9 @@ class SlideOutcome:
             for name in _PER_MARKER
         }
         return {
-            "slide": str(self.slide),
+            "slide": shown(self.slide),
             "status": self.status.value,
-            "reason": self.reason,
+            "reason": shown(self.reason),
             "nuclei": self.nuclei,
             "tissue_mm2": self.tissue_mm2,
             **flat,
@@ -83,7 +84,7 @@ class SlideOutcome:
             "attempts": self.attempts,
             "shards": self.shards,
             "shards_retried": self.shards_retried,
-            "folder": str(self.folder),
+            "folder": shown(self.folder),
         }
 
 
@@ -206,7 +207,7 @@ def write_batch(result: BatchResult, settings: PredictSettings) -> None:
     }
     option = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
     with atomic_write(result.root / JSON_NAME) as file:
-        file.write(orjson.dumps(content, default=str, option=option))
+        file.write(json_bytes(content, option, str))
 
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:

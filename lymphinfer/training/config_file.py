@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from lymphinfer.errors import DataError
+from lymphinfer.textfiles import read_toml
 from lymphinfer.training.config import (
     HIERARCHIES,
     PRECISIONS,
@@ -38,11 +38,9 @@ def load_config(path: Path | None) -> RetrainConfig:
     if path is None:
         return RetrainConfig()
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = read_toml(path, DataError, "the configuration")
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}). Check --config.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not valid TOML ({error})") from error
     for section, key in (("data", "splits"), ("model", "backbone_weights")):
         table = values.get(section)
         if isinstance(table, dict) and isinstance(table.get(key), str) and table[key]:

@@ -12,6 +12,7 @@ from lymphinfer.export.report import figures as draw
 from lymphinfer.export.report.page import REPORT, write_page
 from lymphinfer.export.report.slide import SlideReport
 from lymphinfer.export.results import batch_rows
+from lymphinfer.textfiles import shown
 
 # 300 previews of some 8 kB stay below half of what a page may weigh.
 MOST_PREVIEWS = 300
@@ -46,7 +47,7 @@ def write_batch_report(
         A package of the extra ``report`` is missing, or the page cannot be written.
     """
     rows = [_row(root, report) for report in reports]
-    reasons = [(folder.name, reason) for folder, reason in failed]
+    reasons = [(shown(folder.name), shown(reason)) for folder, reason in failed]
     reasons += [
         (Path(row["slide"]).name, row["reason"] or row["status"])
         for row in batch_rows(root)
@@ -79,7 +80,7 @@ def write_batch_report(
     return write_page(
         root / REPORT,
         "batch.html.j2",
-        title=root.resolve().name,
+        title=shown(root.resolve().name),
         rows=rows,
         failed=reasons,
         markers=markers,
@@ -97,10 +98,11 @@ def _row(root: Path, report: SlideReport) -> dict[str, Any]:
     result = report.result
     summary = result.summary
     link = Path(os.path.relpath(report.path, root)).as_posix()
+    folder = Path(os.path.relpath(result.folder, root)).as_posix()
     return {
         "name": result.name,
-        "folder": Path(os.path.relpath(result.folder, root)).as_posix(),
-        "link": quote(link),
+        "folder": shown(folder),
+        "link": quote(os.fsencode(link)),
         "preview": report.preview,
         "tissue_mm2": summary.get("tissue_mm2"),
         "nuclei": result.nuclei,

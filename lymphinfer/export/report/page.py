@@ -39,7 +39,7 @@ def write_page(path: Path, template: str, **values: Any) -> Path:
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     text = environment.get_template(template).render(made=made, version=__version__, **values)
     with atomic_write(path) as file:
-        file.write(text.encode())
+        file.write(text.encode("utf-8", "backslashreplace"))
     return path
 
 

@@ -17,6 +17,7 @@ from lymphinfer.cells.table import read_rings
 from lymphinfer.errors import SlideError
 from lymphinfer.export.results import Result, batch_rows
 from lymphinfer.slides import Slide, open_slide
+from lymphinfer.textfiles import find_shown, shown
 
 THUMBNAIL_PX = 1400
 EXAMPLE_UM = 32.0
@@ -167,11 +168,14 @@ def _centers(nuclei: pa.Table) -> Iterator[tuple[float, float]]:
 def _places(result: Result, slides: Path | None) -> Iterator[Path]:
     name = result.name
     if slides is not None:
-        yield slides / name
-        yield from sorted(slides.rglob(name))
+        yield find_shown(slides, name)
+        yield from sorted(path for path in slides.rglob("*") if shown(path.name) == name)
     folder = result.folder.resolve()
     for above in [folder, *folder.parents][: _ANCESTORS + 1]:
-        yield above / name
-        yield from (p for row in batch_rows(above) if (p := Path(row["slide"])).name == name)
+        yield find_shown(above, name)
+        for row in batch_rows(above):
+            place = Path(row["slide"])
+            if place.name == name:
+                yield find_shown(place.parent, name)
         if above.suffix == ".lymphinfer":
-            yield above.with_suffix("") / folder.parent.relative_to(above) / name
+            yield find_shown(above.with_suffix("") / folder.parent.relative_to(above), name)

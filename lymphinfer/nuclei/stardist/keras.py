@@ -16,6 +16,7 @@ from lymphinfer.nuclei.stardist.network import (
     StarDistConfig,
     UNetStarDistNet,
 )
+from lymphinfer.textfiles import read_text
 
 WEIGHT_FILES = ("weights_best.h5", "weights_last.h5", "weights_now.h5")
 
@@ -203,10 +204,10 @@ def convert_keras(folder: Path) -> KerasStarDist:
     if not config_path.is_file():
         raise BundleError(f"{folder}: no StarDist model; {config_path.name} is missing")
     try:
-        config = read_config(json.loads(config_path.read_text("utf-8")), source=config_path)
+        config = read_config(json.loads(read_text(config_path, BundleError)), source=config_path)
         thresholds_path = folder / "thresholds.json"
         thresholds = (
-            json.loads(thresholds_path.read_text("utf-8")) if thresholds_path.is_file() else {}
+            json.loads(read_text(thresholds_path, BundleError)) if thresholds_path.is_file() else {}
         )
     except ValueError as error:
         raise BundleError(f"{folder}: config.json or thresholds.json is not JSON") from error
