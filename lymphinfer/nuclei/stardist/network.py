@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lymphinfer.convolutions import mend_convolutions
+
 TYPICAL_RADIUS_PX = 6.5
 """Mean distance from a pixel of a nucleus to its boundary, working px at 0.325 µm/px."""
 
@@ -189,7 +191,7 @@ def build_network(config: StarDistConfig) -> StarDistNet:
             f"encoder {config.encoder!r} with {config.n_depth} levels: the context of a marker "
             "head is read from a resnet of two levels or more"
         )
-    return kinds[config.encoder](config)
+    return mend_convolutions(kinds[config.encoder](config))
 
 
 class UNetStarDistNet(StarDistNet):
