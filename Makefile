@@ -1,7 +1,9 @@
-# Two commands set everything up on a machine with Python 3.11 to 3.13:
-#   make demo    environment, then the main job on an example (SLIDE=path for your own)
-#   make test    environment, then lint, types and tests
-#   make docs    environment, then the manual, in site/
+# On a machine with Python 3.11 to 3.13, each command sets up what it needs:
+#   make demo        the main job on an example (SLIDE=path for your own), in .venv-demo
+#   make test        lint, types and tests, in .venv
+#   make test-slow   the tests that take longer, in .venv
+#   make test-base   the commands of the README where no extra is installed, in .venv-base
+#   make docs        the manual, in site/
 PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3; do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
 VENV ?= .venv
@@ -9,19 +11,21 @@ BIN = $(VENV)/bin
 SLIDE ?=
 ARGS ?=
 
-.PHONY: demo test docs env clean
+.PHONY: demo test test-slow test-base docs env clean
 
 env: $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml
+$(VENV)/.installed: WHAT = --editable '.[hovernet,dev]'
+.venv-demo/.installed: WHAT = --editable .
+.venv-base/.installed: WHAT = .
+
+%/.installed: pyproject.toml tools/environment.sh
 	@test -n "$(PYTHON)" || { echo "No Python 3.11, 3.12 or 3.13 with venv was found; set PYTHON=/path/to/python"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable ".[hovernet,dev]"
+	tools/environment.sh $(PYTHON) $* $(WHAT)
 	touch $@
 
-demo: env
-	$(BIN)/python examples/demo.py $(if $(SLIDE),"$(SLIDE)") $(ARGS)
+demo: .venv-demo/.installed
+	.venv-demo/bin/python examples/demo.py $(if $(SLIDE),"$(SLIDE)") $(ARGS)
 
 test: env
 	$(BIN)/ruff format --check .
@@ -29,8 +33,17 @@ test: env
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n auto
 
+test-slow: env
+	$(BIN)/python -m pytest -n auto -m slow
+
+# The installed package is looked at, not the checkout: a changed file makes the environment anew.
+test-base:
+	rm -rf .venv-base
+	$(MAKE) .venv-base/.installed
+	tools/test_base.sh $(abspath .venv-base/bin)
+
 docs: env
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) demo site
+	rm -rf $(VENV) .venv-demo .venv-base demo site

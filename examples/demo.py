@@ -7,16 +7,19 @@ slide of simulated tissue made on the spot.
 
 from __future__ import annotations
 
+import io
 import shutil
-import subprocess
 import sys
 import zipfile
+from contextlib import redirect_stdout
 from importlib.resources import as_file, files
 from pathlib import Path
+from unittest.mock import patch
 
 import orjson
 from PIL import Image, ImageDraw
 
+from lymphinfer.cli.app import main
 from lymphinfer.simulate.slide import write_demo_slide
 from lymphinfer.slides import open_slide
 
@@ -25,14 +28,18 @@ ASSUMED_MPP = "0.5"
 
 
 def predict(slide: Path, *options: str) -> Path:
-    """Run the command line as a user would; returns the file for QuPath."""
-    command = [sys.executable, "-m", "lymphinfer", "predict", str(slide), *options]
-    print("\n$ lymphinfer " + " ".join(command[3:]), flush=True)
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        sys.exit(done.returncode)
-    print(done.stdout, end="", flush=True)
-    return Path(done.stdout.splitlines()[-1])
+    """Run the command as typed, in this process; returns the file for QuPath."""
+    arguments = ["predict", str(slide), *options]
+    print("\n$ lymphinfer " + " ".join(arguments), flush=True)
+    said = io.StringIO()
+    with patch.object(sys, "argv", ["lymphinfer", *arguments]), redirect_stdout(said):
+        try:
+            main()
+        except SystemExit as end:
+            if end.code:
+                raise
+    print(said.getvalue(), end="", flush=True)
+    return Path(said.getvalue().splitlines()[-1])
 
 
 def overlay(slide_path: Path, result: Path, mpp: str | None, limit_px: int = 2048) -> Path:
@@ -52,7 +59,7 @@ def overlay(slide_path: Path, result: Path, mpp: str | None, limit_px: int = 204
     return path
 
 
-def main() -> None:
+def demonstrate() -> None:
     arguments = sys.argv[1:]
     if arguments and not arguments[0].startswith("-"):
         predict(Path(arguments[0]), *arguments[1:])
@@ -63,7 +70,7 @@ def main() -> None:
         shutil.copyfile(source, picture)
     simulated = DEMO / "simulated.svs"
     if not simulated.exists():
-        write_demo_slide(simulated, size_px=(3072, 2304))
+        write_demo_slide(simulated, size_px=(2048, 1536))
     print(f"Examples: {picture} (real H&E; {ASSUMED_MPP} µm/px is ASSUMED, the file states none) "
           f"and {simulated} (simulated tissue).")  # fmt: skip
     examples: list[tuple[Path, str | None, list[str]]] = [
@@ -77,4 +84,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    demonstrate()

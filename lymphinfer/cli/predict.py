@@ -126,10 +126,13 @@ def predict(
     # The command line answers --help before torch is loaded.
     from lymphinfer.cli.predict_batch import list_jobs, run_batch
     from lymphinfer.cli.predict_run import run
+    from lymphinfer.extras import require_extra
     from lymphinfer.predict.inputs import is_single
     from lymphinfer.predict.options import BatchOptions
     from lymphinfer.predict.settings import PredictSettings
 
+    if report:
+        require_extra("report", "predict --report")
     settings = PredictSettings(
         bundle=bundle or "",
         mpp=mpp,

@@ -8,6 +8,7 @@ from typing import Self, cast
 import torch
 from torch import Tensor, nn
 
+from lymphinfer.convolutions import mend_convolutions
 from lymphinfer.errors import BundleError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -96,7 +97,7 @@ def build_backbone(name: str, *, pretrained: bool = False) -> BackboneSpec:
             + (f"; near names: {near}" if near else "")
         )
     module = timm.create_model(name, pretrained=pretrained, num_classes=0)
-    return BackboneSpec(module, int(cast(int, module.num_features)))
+    return BackboneSpec(mend_convolutions(module), int(cast(int, module.num_features)))
 
 
 class Normalise(nn.Module):

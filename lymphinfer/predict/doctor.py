@@ -19,6 +19,7 @@ from lymphinfer.bundles.registry import DEFAULT_BUNDLE, ENVIRONMENT, list_bundle
 from lymphinfer.bundles.schema import read_manifest
 from lymphinfer.errors import LymphinferError, ResultError
 from lymphinfer.export.summary import versions
+from lymphinfer.extras import IMPORTED, missing_packages
 from lymphinfer.predict.locks import FolderLock
 from lymphinfer.predict.messages import Died, Failed, SlideTask
 from lymphinfer.predict.options import BatchOptions, device_names
@@ -73,6 +74,7 @@ def examine(folder: Path, bundle: str = DEFAULT_BUNDLE) -> Iterator[Check]:
     yield _versions()
     yield _torchvision()
     yield _openslide()
+    yield _extras()
     yield _memory()
     yield _disk(folder)
     yield _locking(folder)
@@ -153,6 +155,16 @@ def _openslide() -> Check:
     except (ImportError, OSError) as error:
         return Check("OpenSlide", str(error).splitlines()[0], "pip install openslide-bin")
     return Check("OpenSlide", f"library {openslide.__library_version__}")
+
+
+def _extras() -> Check:
+    """Never a problem: whoever wants what an extra brings reads here how to get it."""
+    missing = {extra: missing_packages(extra) for extra in IMPORTED}
+    there = ", ".join(extra for extra, names in missing.items() if not names) or "none"
+    absent = ", ".join(f"{extra} ({', '.join(names)})" for extra, names in missing.items() if names)
+    if absent:
+        absent = f"; not installed: {absent}, see pip install 'lymphinfer[NAME]'"
+    return Check("extras", f"{there}{absent}")
 
 
 def _memory() -> Check:

@@ -17,6 +17,7 @@ from lymphinfer.bundles.loading import load_bundle, sha256_of
 from lymphinfer.bundles.schema import BundleManifest
 from lymphinfer.compute import half_type, resolve_device
 from lymphinfer.errors import DataError
+from lymphinfer.extras import require_extra
 from lymphinfer.nuclei.datasets import AnnotatedImage
 from lymphinfer.nuclei.hovernet.detector import HoVerNetDetector
 from lymphinfer.nuclei.hovernet.network import HoVerNetConfig
@@ -137,10 +138,11 @@ def train_detector(run: DetectorRun, out: Path, work: Path, *, command: str) -> 
     Raises
     ------
     DataError
-        No or too few annotated images; `out` exists.
+        No or too few annotated images; `out` exists; the extra ``train`` is not installed.
     BundleError
         The initial weights or the markers' bundle cannot be used; TIAToolbox is not installed.
     """
+    require_extra("train", "training", DataError)
     if out.exists():
         raise DataError(f"{out}: is there already; choose another --out, or remove it")
     markers = used_manifest(run.markers_from)

@@ -9,6 +9,7 @@ import torch
 
 from lymphinfer.compute import half_type
 from lymphinfer.errors import DataError
+from lymphinfer.extras import require_extra
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -43,16 +44,10 @@ def make_accelerator(precision: str, device: str = "auto") -> Accelerator:
     DataError
         The packages of the extra ``train`` are not installed.
     """
-    try:
-        # matplotlib is wanted hours later, for the figures: its absence is told now.
-        import matplotlib  # noqa: F401
-        from accelerate import Accelerator
-        from accelerate.state import AcceleratorState, PartialState
-    except ImportError as error:
-        raise DataError(
-            f"training needs {error.name}, which is not installed. "
-            "Run `pip install 'lymphinfer[train]'`."
-        ) from error
+    # Some of it is wanted hours later, for the figures: its absence is told now.
+    require_extra("train", "training", DataError)
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, PartialState
 
     # One process cuts patches while the others wait for it, for hours on the whole cohort.
     state = PartialState(cpu=device == "cpu", timeout=timedelta(days=7))

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from lymphinfer.errors import DataError
+from lymphinfer.extras import require_extra
 from lymphinfer.orion.cohort import Cohort, open_cohort
 from lymphinfer.orion.manifest import batch_of
 from lymphinfer.orion.patches import PatchStore
@@ -144,8 +145,9 @@ def evaluate(
     Raises
     ------
     DataError, BundleError
-        Nothing to measure, or nothing to measure it on.
+        Nothing to measure, or nothing to measure it on; the extra ``train`` is not installed.
     """
+    require_extra("train", "measuring", DataError)
     if figure and cohort is None:
         raise DataError("the figure shows the slides: give their cohort (--cohort)")
     opened = open_cohort(cohort) if cohort is not None else None

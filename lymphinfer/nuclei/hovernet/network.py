@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, cast
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lymphinfer.convolutions import mend_convolutions
 from lymphinfer.errors import BundleError
 from lymphinfer.nuclei.hovernet.tiatoolbox import hovernet_module
 
@@ -143,7 +144,7 @@ def build_network(config: HoVerNetConfig) -> nn.Module:
                 # Output layers: distances begin within the range of their targets.
                 nn.init.normal_(module.weight, std=0.5 * module.in_channels**-0.5)
                 nn.init.zeros_(module.bias)
-    return cast(nn.Module, net)
+    return mend_convolutions(cast(nn.Module, net))
 
 
 def _divide_channels(module: nn.Module, divisor: int) -> None:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lymphinfer.convolutions import mend_convolutions
+
 TYPICAL_RADIUS_PX = 6.5
 """Mean distance from a pixel of a nucleus to its boundary, working px at 0.325 µm/px."""
 
@@ -200,7 +202,7 @@ def build_network(config: StarDistConfig) -> StarDistNet:
         )
     if config.marker_features and not (config.n_markers and config.n_marker_context):
         raise ValueError("the features of a marker head are those of one with context")
-    return kinds[config.encoder](config)
+    return mend_convolutions(kinds[config.encoder](config))
 
 
 class UNetStarDistNet(StarDistNet):

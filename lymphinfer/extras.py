@@ -1,0 +1,50 @@
+"""What each extra brings, and a word at the start where a command needs one that is not there."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from lymphinfer.errors import LymphinferError
+
+IMPORTED = {
+    "anndata": ("anndata",),
+    "cluster": ("distributed",),
+    "hovernet": ("tiatoolbox",),
+    "orion": ("s3fs", "matplotlib"),
+    "report": ("jinja2", "matplotlib"),
+    "spatialdata": ("spatialdata", "anndata"),
+    "train": ("accelerate", "matplotlib", "sklearn", "threadpoolctl", "zarr"),
+    "web": ("starlette", "uvicorn"),
+}
+"""Modules that the package imports of each extra, by the extra's name."""
+
+_DISTRIBUTIONS = {"sklearn": "scikit-learn"}
+
+
+def missing_packages(extra: str) -> list[str]:
+    """Packages of an extra that are not installed, by the names that pip knows."""
+    return [_DISTRIBUTIONS.get(name, name) for name in IMPORTED[extra] if find_spec(name) is None]
+
+
+def require_extra(extra: str, purpose: str, error: type[LymphinferError] = LymphinferError) -> None:
+    """Say at the start what would be missed in the middle.
+
+    Parameters
+    ----------
+    extra : str
+        A key of `IMPORTED`.
+    purpose : str
+        What needs it: the message begins with this.
+    error : type of LymphinferError
+        What to raise.
+
+    Raises
+    ------
+    LymphinferError
+        A package is not installed; the message names it and the extra.
+    """
+    if missing := missing_packages(extra):
+        raise error(
+            f"{purpose} needs {', '.join(missing)}, which is not installed. "
+            f"Run `pip install 'lymphinfer[{extra}]'`."
+        )
