@@ -135,8 +135,7 @@ boolean load(List result, imageData, boolean replace, boolean panelColors, Map<S
     }
     if (panelColors)
         setColors(summary)
-    if (thresholds)
-        callAgain(objects, summary, thresholds)
+    def point = thresholds ? callAgain(objects, summary, thresholds) : summary.operating_point?.statement
     def hierarchy = imageData.getHierarchy()
     if (replace) {
         def old = hierarchy.getDetectionObjects().findAll { !Double.isNaN(it.getMeasurementList().get('Detection probability')) }
@@ -145,7 +144,7 @@ boolean load(List result, imageData, boolean replace, boolean panelColors, Map<S
     hierarchy.addObjects(objects)
     println "${summary.slide.name}: ${objects.size()} nuclei, bundle ${summary.bundle.name}"
     summary.markers.each { marker, row -> println "  ${marker}: ${row.evidence?.statement ?: 'no evidence was written down'}" }
-    println "  Called at ${thresholds ? thresholds : summary.operating_point?.statement ?: 'the thresholds of the bundle'}"
+    println "  Called at ${point ?: 'the thresholds of the bundle'}"
     summary.warnings.each { println "  WARNING: ${it}" }
     return true
 }
@@ -163,8 +162,8 @@ void setColors(summary) {
     }
 }
 
-/** Give every nucleus the deepest phenotype whose markers all reach their thresholds. */
-void callAgain(Collection objects, summary, Map<String, Double> thresholds) {
+/** Give every nucleus the deepest phenotype whose markers all reach their thresholds; those in use. */
+Map<String, Double> callAgain(Collection objects, summary, Map<String, Double> thresholds) {
     def usable = thresholds.findAll { marker, threshold ->
         def evidence = summary.markers[marker]?.evidence
         boolean may = evidence != null && evidence.evidence != 'base-rate' && evidence.called != false
@@ -183,6 +182,7 @@ void callAgain(Collection objects, summary, Map<String, Double> thresholds) {
         def best = positive.max { a, b -> a.size() <=> b.size() ?: probability(a[-1]) <=> probability(b[-1]) }
         object.setPathClass(PathClass.fromString(best == null ? 'Other' : best.join(': ')))
     }
+    return usable
 }
 
 /** Colour the open image's nuclei by a marker's probability. */

@@ -22,6 +22,16 @@ EVIDENCE = {
     "CD8a": {"evidence": "base-rate", "statement": "base-rate: a base rate of 0.46; never called",
              "source": "made", "rate": 0.46, "rate_range": []},
 }  # fmt: skip
+STAIN = {
+    name: {"evidence": "stain", "statement": f"stain, one patient, AUROC 0.9: {name}",
+           "source": "made", "called": name != "CD8a", "patients": 1}
+    for name in TCELL_PANEL.names
+}  # fmt: skip
+BALANCED = {
+    "name": "balanced",
+    "statement": "balanced: CD45 from 0.40 (precision 0.70, recall 0.75)",
+    "markers": {"CD45": {"threshold": 0.4, "precision": 0.7, "recall": 0.75}},
+}
 SIMULATED = {
     name: {"evidence": "simulated", "statement": "simulated, AUROC 0.90: made", "source": "made"}
     for name in TCELL_PANEL.names

@@ -33,3 +33,16 @@ def test_scripts_read_measurements_that_are_written(name):
 def test_the_how_to_lists_every_script():
     scripts = {name for name in TEXTS if name.endswith(".groovy")}
     assert scripts == set(re.findall(r"^\| `(\w+\.groovy)`", TEXTS["README.md"], re.MULTILINE))
+
+
+@pytest.mark.parametrize("name", [n for n in TEXTS if n.endswith(".groovy")])
+def test_scripts_need_nothing_that_qupath_does_not_have(name):
+    code = re.sub(r"//.*|/\*.*?\*/", "", TEXTS[name])
+    assert "groovy.json" not in code
+    # Without an open project it is a text, and what resolves it throws.
+    assert "PROJECT_BASE_DIR" not in code and "buildFilePath" not in code
+
+
+def test_the_import_sets_the_colours_that_the_summary_states():
+    text = TEXTS["import_detections.groovy"]
+    assert "summary.calls.each" in text and "row.color" in text and "setColor(" in text

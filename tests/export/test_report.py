@@ -18,7 +18,14 @@ from lymphinfer.export.report.survey import survey
 from lymphinfer.slides.identity import file_identity
 from tests.cells.nuclei_made import nuclei
 from tests.export.browser import open_page
-from tests.export.results_made import SIMULATED, made_nuclei, made_result, spread_centers
+from tests.export.results_made import (
+    BALANCED,
+    SIMULATED,
+    STAIN,
+    made_nuclei,
+    made_result,
+    spread_centers,
+)
 from tests.slides.made import write_svs
 
 DIMENSIONS = (2000, 1500)
@@ -110,6 +117,17 @@ def test_counts_stand_beside_the_evidence_for_them(made):
     assert "ab" * 32 in page.words and "conditional" in page.words
     assert "Research use only. Not for diagnosis." in page.words
     assert "SIMULATED" not in page.text
+
+
+def test_a_learned_marker_that_is_never_called_has_no_calls_on_the_page(tmp_path, tables):
+    result = made_result(
+        tmp_path / "a", tables, dimensions=DIMENSIONS, evidence=STAIN, point=BALANCED
+    )
+    page = Page(write_slide_report(result, figures=False).path)
+    assert page.row("CD8a")[1] == "stain" and page.row("CD8a")[4] == "never"
+    assert page.row("CD3e")[4] == "0"
+    assert page.row("CD8a to CD3e")[1] == "never called"
+    assert f"Called at {BALANCED['statement']}." in page.words
 
 
 def test_a_ratio_is_given_only_where_both_markers_were_learned(made, tmp_path, tables):

@@ -7,7 +7,7 @@ import pytest
 
 from lymphinfer.errors import ResultError
 from lymphinfer.export.results import find_results, open_result
-from tests.export.results_made import made_nuclei, made_result, spread_centers
+from tests.export.results_made import BALANCED, STAIN, made_nuclei, made_result, spread_centers
 
 
 @pytest.fixture
@@ -53,6 +53,19 @@ def test_evidence_says_which_markers_were_learned(tmp_path, table):
     result = made_result(tmp_path, [table])
     assert [result.is_learned(name) for name in result.panel.names] == [True, False, False, False]
     assert not result.is_simulated
+
+
+def test_a_learned_marker_may_be_one_that_is_never_called(tmp_path, table):
+    result = made_result(tmp_path / "a", [table], evidence=STAIN, point=BALANCED)
+    assert [result.is_called(name) for name in result.panel.names] == [True, True, True, False]
+    assert result.is_learned("CD8a") and result.word("CD8a") == "stain"
+    assert result.provenance["operating_point"] == BALANCED
+
+
+def test_a_result_with_the_older_word_is_still_one_that_was_learned(tmp_path, table):
+    old = {name: {"evidence": "measured"} for name in STAIN}
+    result = made_result(tmp_path, [table], evidence=old)
+    assert result.is_learned("CD45") and result.is_called("CD45") and not result.operating_point
 
 
 def test_provenance_is_that_of_the_geojson_that_predict_writes(tmp_path, table):

@@ -1,13 +1,15 @@
 """The AnnData and SpatialData views, opened as their users open them."""
 
+import json
+
 import numpy as np
 import pytest
 
 from lymphinfer.errors import ResultError
 from lymphinfer.export.results import open_result
 from lymphinfer.export.views import write_view
-from tests.cells.nuclei_made import nuclei
-from tests.export.results_made import made_nuclei, made_result, spread_centers
+from tests.cells.nuclei_made import nuclei, outlines
+from tests.export.results_made import BALANCED, STAIN, made_nuclei, made_result, spread_centers
 
 
 @pytest.fixture
@@ -52,6 +54,17 @@ def test_a_file_says_what_stands_behind_each_marker(result):
     assert made["bundle_sha256"] == "ab" * 32 and made["mpp"] == 0.25
     assert list(made["warnings"]) == ["look out"]
     assert list(data.uns["call_colors"]) == ["#a0a0a0", "#f0e442", "#009e73", "#56b4e9", "#d55e00"]
+
+
+def test_a_file_says_from_where_on_nuclei_were_called(tmp_path):
+    anndata = pytest.importorskip("anndata", reason="the extra anndata is not installed")
+    result = made_result(tmp_path, [nuclei(outlines(5))], evidence=STAIN, point=BALANCED)
+    data = anndata.read_h5ad(write_view(result, "anndata"))
+    assert data.var["called"].tolist() == [True, True, True, False]
+    assert data.var["patients"].tolist() == [1] * 4
+    assert data.var.loc["CD45", ["threshold", "precision", "recall"]].tolist() == [0.4, 0.7, 0.75]
+    assert np.isnan(data.var.loc["CD8a", "threshold"])
+    assert json.loads(data.uns["lymphinfer"]["operating_point"]) == BALANCED
 
 
 def test_a_slide_without_nuclei_is_an_empty_file(tmp_path):

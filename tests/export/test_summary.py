@@ -44,6 +44,7 @@ def test_each_nucleus_counts_once_among_the_calls(table):
         "CD45: CD3e: CD8a": 1,
     }
     assert calls["CD45: CD3e: CD4"]["per_mm2"] == 1.0
+    assert calls["CD45"]["color"] == list(TCELL_PANEL.color("CD45"))
 
 
 def test_a_nucleus_counts_for_every_marker_of_its_lineage(table):
