@@ -4,7 +4,7 @@
 #
 # uv does it where it is there or pip can fetch it, in a fraction of pip's time; pip otherwise. On
 # Linux uv first tries the build of torch that this machine can use, which without an NVIDIA driver is
-# a tenth of PyPI's CUDA build; it comes from PyTorch's own index, and where that cannot be reached
+# a fraction of PyPI's CUDA build; it comes from PyTorch's own index, and where that cannot be reached
 # PyPI's build is taken. UV_TORCH_BACKEND=cu128, cpu and so on chooses one; empty, it means PyPI's.
 set -euo pipefail
 python=$1 folder=$2

@@ -66,6 +66,8 @@ NOT_OURS: dict[str, str] = {
     # Other programs' commands, as the pages may give them.
     "make demo": "makes an environment",
     "make test": "runs this",
+    "make test-slow": "runs this",
+    "make test-base": "makes an environment",
     "pip install .": "network",
     "pip install '.[hovernet]'": "network",
     "pip download . --dest wheels": "network",

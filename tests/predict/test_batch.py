@@ -80,6 +80,7 @@ def test_the_same_batch_again_computes_nothing_and_fails_nothing_twice(night, di
     assert all(o.attempts == attempts[o.slide] + 1 for o in retried.failed)
 
 
+@pytest.mark.slow
 def test_a_failed_slide_is_tried_again_once_its_file_or_the_request_has_changed(
     disc_bundle, tmp_path
 ):
@@ -96,6 +97,7 @@ def test_a_failed_slide_is_tried_again_once_its_file_or_the_request_has_changed(
     assert result.exit_code == 0
 
 
+@pytest.mark.slow
 def test_one_slide_spreads_over_devices_by_its_shards_with_the_same_bytes(disc_bundle, tmp_path):
     image, _ = disc_image(2400, 1300)
     write_svs(tmp_path / "in.svs", image)

@@ -69,7 +69,7 @@ def cluster(folder: Path, workers: int = 3) -> Iterator[tuple[str, list[subproce
 
     processes = [start("dask_scheduler", "--host", "127.0.0.1", "--port", "0")]
     try:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 600
         while not file.exists() and time.monotonic() < end:
             time.sleep(0.1)
         processes += [start("dask_worker", *WORKER, "--preload", str(slow)) for _ in range(workers)]
@@ -94,7 +94,7 @@ def when_files_are_there(out: Path, count: int, act, pattern: str = "*.parquet")
     import threading
 
     def wait() -> None:
-        end = time.monotonic() + 120
+        end = time.monotonic() + 600
         while len(list(out.glob(f"**/{pattern}"))) < count and time.monotonic() < end:
             time.sleep(0.02)
         act()
