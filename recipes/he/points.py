@@ -20,15 +20,24 @@ from recipes.he.crc01 import MARKERS, PARENTS, SINGLE_GATES
 def calibrations(
     logits: NDArray[np.floating], labels: NDArray[np.integer], weights: NDArray[np.floating]
 ) -> list[Calibration]:
-    """Of CD45, and of each child so that its product with the parent fits (weighted)."""
-    from scipy.optimize import minimize
+    """Of CD45, and of each child so that its product with the parent fits.
 
-    found = [fit_calibration(logits[:, 0], labels[:, 0], weights)]
+    Parameters
+    ----------
+    logits : ndarray of float, (N, 4)
+    labels : ndarray of int, (N, 4)
+        1, 0; negative where unknown.
+    weights : ndarray of float, (N, 4)
+        Of each nucleus for each marker.
+    """
+    from scipy.optimize import brentq, minimize
+
+    found = [fit_calibration(logits[:, 0], labels[:, 0], weights[:, 0])]
     p = [found[0](logits[:, 0])]
     for child, parent in PARENTS.items():
         c = MARKERS.index(child)
         known = labels[:, c] >= 0
-        x, y, w = logits[known, c], labels[known, c], weights[known]
+        x, y, w = logits[known, c], labels[known, c], weights[known, c]
         above = p[MARKERS.index(parent)][known]
 
         def loss(
@@ -43,8 +52,16 @@ def calibrations(
             # A slope far from 1 is noise of a few nuclei.
             return float(-(w * each).sum() / w.sum() + 0.02 * (theta[0] - 1) ** 2)
 
-        best = minimize(loss, np.array([1.0, 0.0]), method="Nelder-Mead").x
-        found.append(Calibration(float(best[0]), float(best[1])))
+        slope = float(minimize(loss, np.array([1.0, 0.0]), method="Nelder-Mead").x[0])
+
+        def surplus(offset: float, slope: float = slope) -> float:
+            product = above * Calibration(slope, offset)(x)  # noqa: B023 - called at once
+            return float((w * (product - y)).sum())  # noqa: B023
+
+        # The expected number is that of the labels, where the parent leaves room for it.
+        ends = (-15.0, 15.0)
+        offset = brentq(surplus, *ends) if surplus(ends[0]) < 0 < surplus(ends[1]) else ends[1]
+        found.append(Calibration(slope, float(offset)))
         p.append(found[-1](logits[:, c]) * p[MARKERS.index(parent)])
     return found
 
