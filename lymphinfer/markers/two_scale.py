@@ -341,7 +341,7 @@ class FarScale:
         origin_px : tuple of int
             Its corner (x, y).
         """
-        x = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None].to(self.device)
+        x = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None].to(self.device)
         x = (x.float() / 255).contiguous(memory_format=torch.channels_last)
         half = self.autocast is not None
         with torch.autocast(self.device.type, dtype=self.autocast, enabled=half):
