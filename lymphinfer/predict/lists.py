@@ -159,7 +159,8 @@ def _mpp(text: str) -> float | None:
     except ValueError:
         raise ValueError(f"mpp {text!r} is not a number of µm/px, such as 0.25") from None
     if not plausible(value):
-        raise ValueError(f"mpp {text} is not within {MIN_MPP} to {MAX_MPP} µm/px")
+        comma = "; a decimal comma must stand in double quotes" if text == "0" else ""
+        raise ValueError(f"mpp {text} is not within {MIN_MPP} to {MAX_MPP} µm/px{comma}")
     return value
 
 
