@@ -196,7 +196,8 @@ def _tell_missing(path: Path, entries: list[_Entry]) -> None:
 def _jobs(entries: list[_Entry], base: Path, out: Path) -> list[Job]:
     own = [entry for entry in entries if entry.folder is None]
     slides = [entry.slide for entry in own]
-    folders = assign_folders(slides, [_tree(slide, base, out) for slide in slides])
+    given = [entry.folder for entry in entries if entry.folder is not None]
+    folders = assign_folders(slides, [_tree(slide, base, out) for slide in slides], given)
     found = {entry.line: folder for entry, folder in zip(own, folders, strict=True)}
     return [Job(e.slide, e.folder or found[e.line], e.mpp, e.bundle, e.roi) for e in entries]
 

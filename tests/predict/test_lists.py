@@ -78,6 +78,11 @@ def test_links_names_and_addresses_of_files(listed, tmp_path):
     assert other.slide == tmp_path / "a b.tif"
 
 
+def test_a_folder_that_one_row_names_is_not_given_to_another(listed, tmp_path):
+    named, other = listed("slide,out\ns.tif,b\nb.tif,\n", "b.tif")
+    assert named.folder == tmp_path / "out" / "b" != other.folder
+
+
 def test_all_problems_are_told_at_once_with_their_lines(listed):
     with pytest.raises(SlideError) as caught:
         listed(
