@@ -137,6 +137,11 @@ def shown(name: str | os.PathLike[str]) -> str:
     )
 
 
+def is_utf8(name: str | os.PathLike[str]) -> bool:
+    """Whether a name is UTF-8: some libraries take no other."""
+    return not any(_is_surrogate(character) for character in os.fspath(name))
+
+
 def find_shown(folder: Path, name: str) -> Path:
     """Path in a folder that is shown under a name; the name itself where there is no such file."""
     path = folder / name

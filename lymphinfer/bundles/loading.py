@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
 from torch import Tensor, nn
 
 from lymphinfer.bundles.composing import compose
@@ -36,6 +36,7 @@ from lymphinfer.nuclei.hovernet.detector import HoVerNetDetector
 from lymphinfer.nuclei.hovernet.network import HoVerNetConfig
 from lymphinfer.nuclei.stardist.detector import StarDistDetector
 from lymphinfer.nuclei.stardist.network import StarDistConfig, build_network
+from lymphinfer.textfiles import is_utf8
 
 
 def sha256_of(path: Path) -> str:
@@ -79,7 +80,9 @@ def verify_files(manifest: BundleManifest) -> None:
 
 def _load_into(module: nn.Module, manifest: BundleManifest, file: str) -> None:
     try:
-        tensors: dict[str, Tensor] = load_file(manifest.folder / file)
+        path = manifest.folder / file
+        # safetensors opens no name that is not UTF-8.
+        tensors: dict[str, Tensor] = load_file(path) if is_utf8(path) else load(path.read_bytes())
         module.load_state_dict({k: v.float() for k, v in tensors.items()})
     except (SafetensorError, RuntimeError, OSError) as error:
         raise BundleError(

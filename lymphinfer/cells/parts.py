@@ -7,6 +7,7 @@ whenever and wherever the same nuclei are written.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,6 +17,7 @@ from lymphinfer.cells import table as nucleus_table
 from lymphinfer.cells.files import atomic_write
 from lymphinfer.errors import ResultError
 from lymphinfer.panel import Panel
+from lymphinfer.textfiles import is_utf8
 
 FINGERPRINT_KEY = b"lymphinfer.fingerprint"
 ROW_GROUP = 25_000
@@ -59,7 +61,7 @@ def is_done(path: Path, fingerprint: str) -> bool:
     Never raises: a missing, truncated or foreign file is a part that is not done.
     """
     try:
-        with pq.ParquetFile(path) as file:
+        with open_parquet(path) as file:
             return (file.metadata.metadata or {}).get(FINGERPRINT_KEY) == fingerprint.encode()
     except (OSError, pa.ArrowException):
         return False
@@ -131,11 +133,22 @@ def read_parts(folder: Path, panel: Panel, fingerprint: str | None = None) -> It
                 yield nuclei
 
 
-def _open(path: Path) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(path)
-    except (OSError, pa.ArrowException) as error:
-        raise _damaged(path, error) from error
+@contextmanager
+def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file, whatever bytes its name has."""
+    with ExitStack() as stack:
+        source = path if is_utf8(path) else stack.enter_context(path.open("rb"))
+        yield stack.enter_context(pq.ParquetFile(source))
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[pq.ParquetFile]:
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(open_parquet(path))
+        except (OSError, pa.ArrowException) as error:
+            raise _damaged(path, error) from error
+        yield file
 
 
 def _damaged(path: Path, error: Exception) -> ResultError:

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from lymphinfer.cells.files import atomic_write
+from lymphinfer.cells.parts import open_parquet
 from lymphinfer.cells.table import read_rings
 from lymphinfer.errors import ResultError
 from lymphinfer.export.results import Result
@@ -216,7 +216,7 @@ class _Blocks:
         block = self._kept.pop(number, None)
         if block is None:
             path, group = self._sources[number]
-            with pq.ParquetFile(path) as file:
+            with open_parquet(path) as file:
                 block = _Block.of(file.read_row_group(group, columns=["polygon"]))
         self._kept[number] = block
         if len(self._kept) > _KEPT_BLOCKS:

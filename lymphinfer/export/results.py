@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from lymphinfer import __version__
-from lymphinfer.cells.parts import is_done, list_parts, read_parts
+from lymphinfer.cells.parts import is_done, list_parts, open_parquet, read_parts
 from lymphinfer.errors import ResultError
 from lymphinfer.panel import PANELS, Panel
 
@@ -142,7 +141,7 @@ class Result:
         found = []
         for path in list_parts(self.folder / PARTS):
             if mark is None or is_done(path, mark):
-                with pq.ParquetFile(path) as file:
+                with open_parquet(path) as file:
                     found += [(path, group) for group in range(file.num_row_groups)]
         return found
 

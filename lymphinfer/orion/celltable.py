@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from lymphinfer.errors import DataError
 from lymphinfer.orion.manifest import CHANNELS
 from lymphinfer.orion.table_header import TableHeader, read_header
+from lymphinfer.textfiles import is_utf8
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -137,6 +138,7 @@ def _numbers(
     header: TableHeader, places: Mapping[str, int], kind: pa.DataType, bad_rows: list[str]
 ) -> dict[str, NDArray[Any]]:
     """Columns of a table; rows of wrong length are skipped and told in `bad_rows`."""
+    import pyarrow as pa
     from pyarrow import csv
 
     unique = [f"column {number}" for number in range(len(header.names))]
@@ -156,8 +158,10 @@ def _numbers(
         return "skip"
 
     parts: dict[str, list[NDArray[Any]]] = {name: [] for name in places}
+    # pyarrow opens no name that is not UTF-8.
+    source = header.path if is_utf8(header.path) else pa.BufferReader(header.path.read_bytes())
     with csv.open_csv(
-        header.path,
+        source,
         read_options=csv.ReadOptions(
             block_size=_BLOCK_BYTES, use_threads=True, column_names=unique,
             skip_rows=header.lines, encoding=header.encoding.removesuffix("-sig"),

@@ -88,7 +88,7 @@ def read_header(path: Path) -> TableHeader:
     at, separator = 0, ""
     while at < len(lines) - 1 and (lines[at].startswith("#") or not lines[at].strip(" \t,;")):
         at += 1
-    excel = _SEP.fullmatch(lines[at].strip())
+    excel = _SEP.fullmatch(lines[at].strip(" "))
     if excel and at < len(lines) - 1:
         at, separator = at + 1, excel[1]
     head = lines[at]

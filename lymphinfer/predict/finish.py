@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from lymphinfer import __version__
 from lymphinfer.bundles.schema import BundleManifest
-from lymphinfer.cells.parts import list_parts, read_parts
+from lymphinfer.cells.parts import list_parts, open_parquet, read_parts
 from lymphinfer.export.geojson import write_geojson
 from lymphinfer.export.summary import Counts, summarise, write_summary
 from lymphinfer.predict.naming import SUMMARY, slide_stem
@@ -100,8 +99,8 @@ def _dropped(parts: Path) -> int:
     """Outlines that could not be made valid, over all parts."""
     total = 0
     for part in list_parts(parts):
-        with suppress(OSError, ValueError, pa.ArrowException):
-            total += int((pq.read_metadata(part).metadata or {}).get(DROPPED_KEY, b"0"))
+        with suppress(OSError, ValueError, pa.ArrowException), open_parquet(part) as file:
+            total += int((file.metadata.metadata or {}).get(DROPPED_KEY, b"0"))
     return total
 
 

@@ -58,7 +58,7 @@ def read_table(path: Path) -> Table:
         It is no text.
     """
     text, skipped = _body(path)
-    separator = _SEP.fullmatch(text.partition("\n")[0].strip())
+    separator = _SEP.fullmatch(text.partition("\n")[0].strip(" "))
     if separator:
         text, skipped = text.partition("\n")[2], skipped + 1
     first = text.partition("\n")[0].strip()

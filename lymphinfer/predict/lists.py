@@ -159,7 +159,8 @@ def _mpp(text: str) -> float | None:
     except ValueError:
         raise ValueError(f"mpp {text!r} is not a number of µm/px, such as 0.25") from None
     if not plausible(value):
-        raise ValueError(f"mpp {text} is not within {MIN_MPP} to {MAX_MPP} µm/px")
+        comma = "; a decimal comma must stand in double quotes" if text == "0" else ""
+        raise ValueError(f"mpp {text} is not within {MIN_MPP} to {MAX_MPP} µm/px{comma}")
     return value
 
 
@@ -195,7 +196,8 @@ def _tell_missing(path: Path, entries: list[_Entry]) -> None:
 def _jobs(entries: list[_Entry], base: Path, out: Path) -> list[Job]:
     own = [entry for entry in entries if entry.folder is None]
     slides = [entry.slide for entry in own]
-    folders = assign_folders(slides, [_tree(slide, base, out) for slide in slides])
+    given = [entry.folder for entry in entries if entry.folder is not None]
+    folders = assign_folders(slides, [_tree(slide, base, out) for slide in slides], given)
     found = {entry.line: folder for entry, folder in zip(own, folders, strict=True)}
     return [Job(e.slide, e.folder or found[e.line], e.mpp, e.bundle, e.roi) for e in entries]
 

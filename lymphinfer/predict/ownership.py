@@ -71,7 +71,9 @@ def check_owner(folder: Path, slide: Path) -> None:
         )
 
 
-def assign_folders(slides: Sequence[Path], folders: Sequence[Path]) -> list[Path]:
+def assign_folders(
+    slides: Sequence[Path], folders: Sequence[Path], reserved: Sequence[Path] = ()
+) -> list[Path]:
     """Result folder of each slide: the one that it has, else the wanted one, else a second one.
 
     Parameters
@@ -80,6 +82,8 @@ def assign_folders(slides: Sequence[Path], folders: Sequence[Path]) -> list[Path
     folders : sequence of Path
         By the slides' names. Two slides that differ in their suffix alone want the same: the first
         of them gets it, unless it is the other's already, and the other one named with its suffix.
+    reserved : sequence of Path
+        Given to other slides.
 
     Returns
     -------
@@ -95,7 +99,7 @@ def assign_folders(slides: Sequence[Path], folders: Sequence[Path]) -> list[Path
         for slide, folder in zip(slides, folders, strict=True)
     ]
     chosen: dict[int, Path] = {}
-    taken: set[str] = set()
+    taken = set(map(name_key, reserved))
 
     def take(number: int, folder: Path) -> None:
         chosen[number] = folder

@@ -15,7 +15,7 @@ from lymphinfer.compute import half_type, resolve_device
 from lymphinfer.errors import ResultError
 from lymphinfer.predict.finish import finish_slide
 from lymphinfer.predict.naming import LONGEST_SUFFIX, SUMMARY, default_out, slide_stem
-from lymphinfer.predict.ownership import check_owner, new_state
+from lymphinfer.predict.ownership import assign_folders, check_owner, new_state
 from lymphinfer.predict.plan import (
     SlidePlan,
     add_seconds,
@@ -108,7 +108,9 @@ def predict_slide(
     """
     path = Path(path)
     settings = settings or PredictSettings()
-    folder = Path(folder) if folder is not None else default_out(path) / slide_stem(path)
+    if folder is None:
+        (folder,) = assign_folders([path], [default_out(path) / slide_stem(path)])
+    folder = Path(folder)
     progress = progress or Silent()
     began = time.perf_counter()
     with open_slide(path, settings.mpp) as slide:
