@@ -148,7 +148,7 @@ def tissue_mask(
     SlideError
         The slide cannot be read.
     """
-    tissue = tissue_pixels(_thumbnail(slide, mpp_um, threads))
+    tissue, glass = tissue_pixels(_thumbnail(slide, mpp_um, threads))
     pixel_um2 = mpp_um**2
     # A speck's limit must not empty a field of view that is hardly larger.
     min_px = min(min_area_um2 / pixel_um2, 0.05 * tissue.size)
