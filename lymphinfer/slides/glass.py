@@ -33,6 +33,7 @@ _ALIKE_LEVEL = 0.65
 _MIN_SHARE = 0.002
 _MIN_SHARE_PINK = 0.03
 _MIN_PX = 6
+_SEEDS = 20
 _SIGMAS_PX = (2.0, 8.0, 32.0)
 _PINK_DRIFT = 0.05
 
@@ -137,26 +138,26 @@ def _alike(image: Image, flat: Mask, seen_px: int) -> Mask | None:
     pink = pinkness(colors) / np.maximum(level, 1e-3)
     saturation = (level - colors.min(axis=-1)) / np.maximum(level, 1e-3)
     blank = colors.min(axis=-1) > _BLANK
-    share = sizes / max(seen_px, 1)
-    able = (sizes >= _MIN_PX) & (share >= _MIN_SHARE) & (level >= _MIN_LEVEL)
+    able = (sizes >= _MIN_PX) & (level >= _MIN_LEVEL)
     able &= (saturation <= _MAX_SATURATION) & (pink <= _MAX_PINK)
-    able &= (pink <= _SURELY_NOT_PINK) | (share >= _MIN_SHARE_PINK)
     # Pure white is glass in an overexposed picture, else a place that no camera has seen: these
     # have straight edges. Beside overexposed glass, what is pink is pale tissue.
     filled = np.isin(labels, which[blank])
     real = able & ~blank & ((pink <= _SURELY_NOT_PINK) | _is_straight(filled))
-    if not able.any():
-        return None
-    among = real if real.any() else able
-    score = np.where(among, colors[:, 1] - 2 * np.maximum(pink, 0), -np.inf)
-    seed = int(score.argmax())
-    relative = colors / np.maximum(colors[seed], 1e-3)
-    high = relative.max(axis=-1)
-    alike = pinkness(relative) / np.maximum(high, 1e-3) <= _ALIKE_PINK
-    alike &= (high - relative.min(axis=-1)) / np.maximum(high, 1e-3) <= _ALIKE_CHROMA
-    alike &= (high >= _ALIKE_LEVEL) & (sizes >= _MIN_PX)
-    alike |= blank
-    return np.asarray(np.concatenate([[False], alike])[labels])
+    score = colors[:, 1] - 2 * np.maximum(pink, 0) - blank * 10
+    for seed in np.argsort(-np.where(real | (able & blank), score, -np.inf))[:_SEEDS]:
+        if not (real | (able & blank))[seed]:
+            break
+        relative = colors / np.maximum(colors[seed], 1e-3)
+        high = relative.max(axis=-1)
+        alike = pinkness(relative) / np.maximum(high, 1e-3) <= _ALIKE_PINK
+        alike &= (high - relative.min(axis=-1)) / np.maximum(high, 1e-3) <= _ALIKE_CHROMA
+        alike &= (high >= _ALIKE_LEVEL) & (sizes >= _MIN_PX)
+        alike |= blank
+        wanted = _MIN_SHARE if pink[seed] <= _SURELY_NOT_PINK else _MIN_SHARE_PINK
+        if sizes[alike].sum() >= wanted * seen_px:
+            return np.asarray(np.concatenate([[False], alike])[labels])
+    return None
 
 
 def _is_straight(mask: Mask) -> bool:
