@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lymphinfer import __version__
+from lymphinfer.annotations import Roi
 from lymphinfer.bundles.schema import BundleManifest
 from lymphinfer.cells.parts import list_parts, read_parts
 from lymphinfer.export.geojson import write_geojson
@@ -20,7 +21,6 @@ from lymphinfer.predict.naming import SUMMARY, slide_stem
 from lymphinfer.predict.pipeline import DROPPED_KEY
 from lymphinfer.predict.plan import SlidePlan, remove_parts
 from lymphinfer.predict.settings import SlideResult
-from lymphinfer.slides import Roi
 
 
 def finish_slide(

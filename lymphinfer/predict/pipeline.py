@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from lymphinfer.annotations import Roi
 from lymphinfer.bundles.loading import Bundle
 from lymphinfer.bundles.schema import Evidence
 from lymphinfer.cells.table import build_table
@@ -22,7 +23,7 @@ from lymphinfer.markers.patches import cut_patches
 from lymphinfer.nuclei.detector import Detection, polygon_centroids
 from lymphinfer.nuclei.polygons import Rings, centroids, clean
 from lymphinfer.predict.memory import CarefulDevice
-from lymphinfer.slides import Roi, Shard, Slide, Tile, TileGrid
+from lymphinfer.slides import Shard, Slide, Tile, TileGrid
 
 OnTile = Callable[[int], None]
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from lymphinfer.annotations import Roi, find_roi, read_roi
 from lymphinfer.bundles.loading import Bundle
 from lymphinfer.cells.parts import is_done, list_parts, write_part
 from lymphinfer.compute import precision_name
@@ -17,16 +18,7 @@ from lymphinfer.errors import LymphinferError, SlideError
 from lymphinfer.predict.naming import PARTS, SUMMARY, slide_stem
 from lymphinfer.predict.pipeline import OnTile, StageClock, TilePipeline
 from lymphinfer.predict.settings import PredictSettings, SlideResult, fingerprint
-from lymphinfer.slides import (
-    Roi,
-    Shard,
-    Slide,
-    TileGrid,
-    find_roi,
-    open_slide,
-    read_roi,
-    tissue_mask,
-)
+from lymphinfer.slides import Shard, Slide, TileGrid, open_slide, tissue_mask
 
 SHARD_PX = 4096
 """Side of the block of tiles that make a shard, working px; smaller for tiles below 1024 px."""

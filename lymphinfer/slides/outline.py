@@ -1,4 +1,4 @@
-"""A mask's outline as polygons."""
+"""Between masks and polygons."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
 
-def outline(
-    mask: NDArray[np.bool_], step: float, dimensions: tuple[int, int]
-) -> BaseGeometry:
+def outline(mask: NDArray[np.bool_], step: float, dimensions: tuple[int, int]) -> BaseGeometry:
     """Outline of a coarse mask.
 
     Parameters
@@ -65,6 +63,40 @@ def _with_holes(rings: list[NDArray[np.float64]]) -> NDArray[np.object_]:
 def _signed_area(ring: NDArray[np.float64]) -> float:
     x, y = ring.T
     return float(np.sum(x[:-1] * y[1:] - x[1:] * y[:-1]) / 2)
+
+
+def draw(area: BaseGeometry, shape: tuple[int, int], step: float) -> NDArray[np.bool_]:
+    """Draw an area on a coarse grid that starts at level-0 (0, 0).
+
+    Parameters
+    ----------
+    area : BaseGeometry
+        Valid, level-0 px.
+    shape : tuple of int
+        (rows, columns).
+    step : float
+        Level-0 px per pixel.
+
+    Returns
+    -------
+    ndarray of bool, (rows, columns)
+        Pixels whose centre lies inside.
+    """
+    rows, columns = shape
+    turns = np.zeros((rows, columns + 1), np.uint8)
+    for ring in shapely.get_rings(shapely.get_parts(area)):
+        points = shapely.get_coordinates(ring) / step - 0.5
+        (x0, y0), (x1, y1) = points[:-1].T, points[1:].T
+        low, high = np.minimum(y0, y1), np.maximum(y0, y1)
+        first = np.clip(np.ceil(low), 0, rows).astype(np.intp)
+        crossed = np.clip(np.ceil(high), 0, rows).astype(np.intp) - first
+        edge = np.repeat(np.arange(len(crossed)), crossed)
+        row = np.arange(len(edge)) - np.repeat(np.cumsum(crossed) - crossed, crossed) + first[edge]
+        x = x0[edge] + (row - y0[edge]) * (x1 - x0)[edge] / (y1 - y0)[edge]
+        np.add.at(turns, (row, np.clip(np.ceil(x), 0, columns).astype(np.intp)), 1)
+    # Inside is where a row has crossed an odd number of edges; a valid area's rings never overlap.
+    inside = np.cumsum(turns, axis=1, dtype=np.uint8)[:, :columns] % 2
+    return np.asarray(inside == 1)
 
 
 def polygons(geometry: BaseGeometry | NDArray[np.object_]) -> BaseGeometry:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -12,11 +12,11 @@ import shapely
 from numpy.typing import ArrayLike, NDArray
 from shapely.geometry.base import BaseGeometry
 
-from lymphinfer.slides.outline import outline, polygons
+from lymphinfer.slides.outline import draw, outline, polygons
 from lymphinfer.slides.tissue_color import tissue_pixels
 
 if TYPE_CHECKING:
-    from lymphinfer.slides.roi import Roi
+    from lymphinfer.slides.area import Area
     from lymphinfer.slides.slide import RGB, Slide
 
 Mask = NDArray[np.bool_]
@@ -129,8 +129,8 @@ def tissue_mask(
     margin_um: float = 30.0,
     min_area_um2: float = 2000.0,
     max_hole_um2: float = 20_000.0,
-    roi: Roi | None = None,
-    given: Roi | None = None,
+    roi: Area | None = None,
+    given: Area | None = None,
     threads: int = 4,
 ) -> TissueMask:
     """Find tissue by colour on a coarse read of the slide, or take what is given as tissue.
@@ -150,9 +150,9 @@ def tissue_mask(
         A smaller island is a speck.
     max_hole_um2 : float
         A larger hole stays.
-    roi : Roi, optional
+    roi : Area, optional
         Only tissue inside it counts; what is a speck or a hole does not depend on it.
-    given : Roi, optional
+    given : Area, optional
         What is tissue, instead of looking for it: the slide is not read.
     threads : int
         Strips read at once; memory is that of `threads` strips.
@@ -195,19 +195,15 @@ def tissue_mask(
     )
 
 
-def _given(
-    slide: Slide, mpp: float, margin_um: float, given: Roi, roi: Roi | None
-) -> TissueMask:
+def _given(slide: Slide, mpp: float, margin_um: float, given: Area, roi: Area | None) -> TissueMask:
     """Take the mask of annotations: exact in its area, wide in its pixels."""
     area = given.area if roi is None else polygons(shapely.intersection(given.area, roi.area))
     width, height = slide.dimensions_at(mpp)
     step = mpp / slide.mpp
-    touched = replace(given, area=area).mask((height, width), step)
+    touched = draw(area, (height, width), step)
     # A sliver between the centres of two pixels must not lose its nuclei.
     margin = max(margin_um / mpp, 1.5)
-    return TissueMask(
-        _dilated(touched, margin), mpp, step, area.area * slide.mpp**2 / 1e6, area
-    )
+    return TissueMask(_dilated(touched, margin), mpp, step, area.area * slide.mpp**2 / 1e6, area)
 
 
 def _thumbnail(slide: Slide, mpp: float, threads: int) -> RGB:

@@ -11,7 +11,7 @@ import pytest
 import shapely
 
 from lymphinfer.errors import AnnotationError
-from lymphinfer.slides import find_roi, read_roi
+from lymphinfer.annotations import find_roi, read_roi
 
 SIZE = (1000, 800)
 
