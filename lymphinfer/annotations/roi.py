@@ -140,11 +140,12 @@ def read_roi(
     dimensions: tuple[int, int],
     offset: tuple[int, int] = (0, 0),
     within_class: Sequence[str] = (),
+    without_class: Sequence[str] = (),
 ) -> Roi:
     """Read annotations as one area.
 
-    Where no class is asked for, annotations of a class that QuPath ignores (its name ends with ``*``, such
-    as ``Ignore*``) are cut out of the others.
+    Where no class is asked for, annotations of a class that QuPath ignores (its name ends with
+    ``*``, such as ``Ignore*``) are cut out of the others.
 
     Parameters
     ----------
@@ -156,6 +157,8 @@ def read_roi(
         Level-0 (x, y) of the corner at which QuPath's image begins: added to every point.
     within_class : sequence of str
         Only annotations of these classes, upper or lower case.
+    without_class : sequence of str
+        Annotations of these classes are passed over.
 
     Returns
     -------
@@ -168,6 +171,7 @@ def read_roi(
     """
     found = read_annotations(path)
     shapes = [(item.class_name or UNCLASSIFIED, item.geometry) for item in found]
+    shapes = [(name, shape) for name, shape in shapes if name not in without_class]
     counts = Counter(name for name, _ in shapes)
     listed = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
     notes = list(found.notes)

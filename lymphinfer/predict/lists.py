@@ -10,17 +10,18 @@ from lymphinfer.errors import SlideError
 from lymphinfer.predict.inputs import Job
 from lymphinfer.predict.naming import slide_stem
 
-COLUMNS = ("slide", "mpp", "bundle", "out", "roi")
+COLUMNS = ("slide", "mpp", "bundle", "out", "roi", "tissue")
 
 
 def read_list(path: Path, out: Path) -> list[Job]:
-    """Read a csv or tsv with the columns ``slide[, mpp, bundle, out, roi]``; others are ignored.
+    """Read a csv or tsv with the columns ``slide[, mpp, bundle, out, roi, tissue]``.
 
     Parameters
     ----------
     path : Path
-        With a header line; ``;`` may stand for the comma. A relative ``slide`` or ``roi``, and a
-        ``bundle`` that is a folder, are taken from the list's own folder. ``out`` is the slide's
+        With a header line; ``;`` may stand for the comma; other columns are ignored. A relative
+        ``slide``, ``roi`` or ``tissue``, and a ``bundle`` that is a folder, are taken from the
+        list's own folder. ``out`` is the slide's
         result folder, from the results root; without it, the slide's path from the list's folder,
         or its whole path where it lies elsewhere, so that it does not depend on the other rows.
     out : Path
@@ -94,7 +95,8 @@ def _job(values: Mapping[str, str], base: Path, out: Path) -> Job:
         bundle = str(base / bundle)
     folder = out / values["out"] if values["out"] else out / _tree(slide, base)
     roi = str(base / values["roi"]) if values["roi"] else None
-    return Job(slide, folder, mpp, bundle or None, roi)
+    tissue = str(base / values["tissue"]) if values["tissue"] else None
+    return Job(slide, folder, mpp, bundle or None, roi, tissue)
 
 
 def _tree(slide: Path, base: Path) -> Path:

@@ -24,6 +24,7 @@ from lymphinfer.nuclei.detector import Detection, polygon_centroids
 from lymphinfer.nuclei.polygons import Rings, centroids, clean
 from lymphinfer.predict.memory import CarefulDevice
 from lymphinfer.slides import Shard, Slide, Tile, TileGrid
+from lymphinfer.slides.focus import BlurredField, blurred_fields, with_fields
 
 OnTile = Callable[[int], None]
 
@@ -112,6 +113,7 @@ class TilePipeline:
         self.slide, self.bundle, self.grid = slide, bundle, grid
         self.hierarchy, self.workers, self.clock, self.roi = hierarchy, workers, clock, roi
         self.identity = slide.identity()
+        self.blurred: dict[int, list[BlurredField]] = {}
         self.device = CarefulDevice(bundle.detector, bundle.markers)
 
     def run(
@@ -163,7 +165,8 @@ class TilePipeline:
                     on_tile(sum(self._classify(part.result(), state) for part in decoded))
                     state.missing -= 1
                     if not state.missing:
-                        yield shard, self._table(progress.pop(shard.id))
+                        fields = [f for t in shard.tiles for f in self.blurred.pop(t.index)]
+                        yield shard, with_fields(self._table(progress.pop(shard.id)), fields)
                     if reading:
                         break
         finally:
@@ -182,7 +185,12 @@ class TilePipeline:
     def _read(self, tile: Tile) -> NDArray[np.uint8]:
         x0, y0, x1, y1 = tile.halo
         with self.clock("read"):
-            return self.slide.read_region(x0, y0, x1 - x0, y1 - y0, self.grid.mpp_work)
+            pixels = self.slide.read_region(x0, y0, x1 - x0, y1 - y0, self.grid.mpp_work)
+        with self.clock("focus"):
+            self.blurred[tile.index] = blurred_fields(
+                pixels, tile, self.grid.mpp_work, self.grid.downsample
+            )
+        return pixels
 
     def _decode(self, tile: Tile, pixels: NDArray[np.uint8], dense: Any) -> TileNuclei:
         with self.clock("decode"):

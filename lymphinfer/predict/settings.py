@@ -48,6 +48,8 @@ class PredictSettings:
         File of QuPath annotations that limit the work, or a folder with one a slide.
     within_class : tuple of str
         Only annotations of these classes; needs `roi`.
+    tissue : str or None
+        File of annotations that are the tissue, or a folder with one a slide; it is found without.
 
     Raises
     ------
@@ -69,6 +71,7 @@ class PredictSettings:
     within_class: tuple[str, ...] = ()
     detector: str | None = None
     runtime: str = "auto"
+    tissue: str | None = None
 
     def __post_init__(self) -> None:
         if not self.bundle:
@@ -106,6 +109,7 @@ def fingerprint(
     runtime: str,
     halo_px: int,
     roi_sha256: str | None = None,
+    tissue_sha256: str | None = None,
 ) -> str:
     """Sha256 (hex) of all that a nucleus depends on: equal fingerprints, equal nuclei.
 
@@ -122,6 +126,8 @@ def fingerprint(
     halo_px : int
     roi_sha256 : str, optional
         ``Roi.sha256`` of the region of interest, where there is one.
+    tissue_sha256 : str, optional
+        The same of the tissue, where it was given.
 
     Returns
     -------
@@ -130,6 +136,7 @@ def fingerprint(
     content = [slide_identity, mpp, bundle_sha256, hierarchy, precision, runtime, halo_px]
     content += [settings.tile_px]
     content += [] if roi_sha256 is None else [roi_sha256]
+    content += [] if tissue_sha256 is None else [f"tissue {tissue_sha256}"]
     return hashlib.sha256(json.dumps([__version__, *content]).encode()).hexdigest()
 
 

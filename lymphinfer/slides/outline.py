@@ -100,6 +100,6 @@ def draw(area: BaseGeometry, shape: tuple[int, int], step: float) -> NDArray[np.
 
 
 def polygons(geometry: BaseGeometry | NDArray[np.object_]) -> BaseGeometry:
-    """What has an area of geometries, as one; points and lines that a repair or a cut leaves are not."""
+    """What has an area of geometries, as one; not the points and lines that a cut leaves."""
     parts = shapely.get_parts(shapely.get_parts(geometry))
     return shapely.union_all(parts[shapely.get_type_id(parts) == shapely.GeometryType.POLYGON])

@@ -1,0 +1,159 @@
+"""How sharp a slide is, field by field.
+
+A blurred field has lost its fine detail but kept its coarse one. The measure is the ratio of the
+two: the mean squared difference of pixels 1 µm apart to that of pixels 4 µm apart, in green, where
+both stains absorb. It depends on neither stain strength nor brightness, and hardly on what the
+tissue is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from lymphinfer.slides.grid import Tile
+
+FOCUS_KEY = b"lymphinfer.focus"
+"""Metadata of a shard's table: its blurred fields, where there are any."""
+
+FIELD_UM = 128.0
+BLURRED = 0.12
+"""Below it a field is blurred by about 2 µm or more, see ``benchmarks/focus.py``."""
+_DETAIL_UM = 1.0
+_LAG = 4
+
+
+@dataclass(frozen=True)
+class BlurredField:
+    """A field too blurred to trust, or with hardly anything in it.
+
+    Attributes
+    ----------
+    box : tuple of float
+        x0, y0, x1, y1, level-0 px.
+    focus : float
+        Its measure.
+    nuclei : int
+        Nuclei whose centroid lies in it.
+    """
+
+    box: tuple[float, float, float, float]
+    focus: float
+    nuclei: int = 0
+
+
+def blurred_fields(
+    pixels: NDArray[np.uint8], tile: Tile, mpp: float, downsample: float
+) -> list[BlurredField]:
+    """Find the blurred fields of a tile's core.
+
+    Integer sums: the same pixels give the same numbers on every machine. Bare glass has no detail
+    of any size and may be among them: it is for the tissue's outline to leave it out.
+
+    Parameters
+    ----------
+    pixels : ndarray of uint8, (rows, columns, 3)
+        The tile's halo.
+    tile : Tile
+    mpp : float
+        Their size, µm/px.
+    downsample : float
+        Level-0 px per pixel.
+
+    Returns
+    -------
+    list of BlurredField
+        Row-major, without nuclei.
+    """
+    x0, y0, x1, y1 = tile.core
+    left, top = x0 - tile.halo[0], y0 - tile.halo[1]
+    green = pixels[top : top + y1 - y0, left : left + x1 - x0, 1]
+    by = max(1, round(_DETAIL_UM / mpp))
+    coarse = _binned(green, by)
+    side = max(8, round(FIELD_UM / mpp / by))
+    fields = []
+    for row in _starts(coarse.shape[0], side):
+        for column in _starts(coarse.shape[1], side):
+            part = coarse[slice(*row), slice(*column)]
+            focus = _focus(part)
+            if focus >= BLURRED:
+                continue
+            corners = np.array([column[0], row[0], column[1], row[1]]) * by
+            whole = np.minimum(corners + np.array([x0, y0, x0, y0]), [x1, y1, x1, y1]) * downsample
+            box = tuple(round(float(v), 2) for v in whole)
+            fields.append(BlurredField(box, round(focus, 3)))  # type: ignore[arg-type]
+    return fields
+
+
+def with_fields(table: pa.Table, fields: Iterable[BlurredField]) -> pa.Table:
+    """Keep a shard's blurred fields with its nuclei: a resumed run then tells of the same ones.
+
+    Parameters
+    ----------
+    table : pyarrow.Table
+        Nucleus table.
+    fields : iterable of BlurredField
+        In any order.
+
+    Returns
+    -------
+    pyarrow.Table
+        With `FOCUS_KEY` in its metadata, where there are any.
+    """
+    x, y = (table.column(name).to_numpy() for name in ("x", "y"))
+    rows = []
+    for field in sorted(fields, key=lambda field: (field.box[1], field.box[0])):
+        x0, y0, x1, y1 = field.box
+        inside = int(((x >= x0) & (x < x1) & (y >= y0) & (y < y1)).sum())
+        rows.append([*field.box, field.focus, inside])
+    if not rows:
+        return table
+    metadata = {**(table.schema.metadata or {}), FOCUS_KEY: json.dumps(rows).encode()}
+    return table.replace_schema_metadata(metadata)
+
+
+def read_fields(metadata: dict[bytes, bytes] | None) -> list[BlurredField]:
+    """Blurred fields in the metadata of a part.
+
+    Raises
+    ------
+    ValueError
+        It is damaged.
+    """
+    rows = json.loads((metadata or {}).get(FOCUS_KEY, b"[]"))
+    return [BlurredField((a, b, c, d), focus, nuclei) for a, b, c, d, focus, nuclei in rows]
+
+
+def _binned(green: NDArray[np.uint8], by: int) -> NDArray[np.int32]:
+    """Sums of blocks of `by` x `by` pixels."""
+    rows, columns = (n // by * by for n in green.shape)
+    lines = np.add.reduceat(green[:rows, :columns], np.arange(0, rows, by), axis=0, dtype=np.uint16)
+    blocks = np.add.reduceat(lines, np.arange(0, columns, by), axis=1, dtype=np.uint16)
+    return np.asarray(blocks, np.int32)
+
+
+def _starts(length: int, side: int) -> list[tuple[int, int]]:
+    """Fields along one axis; what is left over joins the last one."""
+    count = max(1, length // side)
+    return list(pairwise([*(n * side for n in range(count)), length]))
+
+
+def _focus(part: NDArray[np.int32]) -> float:
+    """Fine to coarse detail; infinite where the field is too small to tell."""
+    if min(part.shape) <= 2 * _LAG:
+        return np.inf
+    fine, coarse = (_differences(part, lag) for lag in (1, _LAG))
+    return fine / coarse if coarse else 0.0
+
+
+def _differences(part: NDArray[np.int32], lag: int) -> float:
+    """Mean squared difference over both axes."""
+    across = part[:, lag:] - part[:, :-lag]
+    down = part[lag:] - part[:-lag]
+    return sum(float(np.square(d, dtype=np.int64).mean()) for d in (across, down)) / 2
