@@ -19,6 +19,8 @@ from lymphinfer.annotations.text import read_values
 from lymphinfer.errors import AnnotationError
 
 UNCLASSIFIED = "Unclassified"
+TISSUE, OUT_OF_FOCUS = "Tissue", "Out of focus"
+"""Classes of the annotations that LymphInfer itself writes."""
 ANNOTATION = "annotation"
 _OTHERS = {
     "detection": "detection",

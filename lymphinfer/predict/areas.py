@@ -12,14 +12,13 @@ import pyarrow.parquet as pq
 import shapely
 from shapely.geometry.base import BaseGeometry
 
-from lymphinfer.annotations import Roi, find_roi, read_roi
+from lymphinfer.annotations import OUT_OF_FOCUS, Roi, find_roi, read_roi
 from lymphinfer.cells.areas import Areas
 from lymphinfer.cells.parts import list_parts
 from lymphinfer.predict.settings import PredictSettings
 from lymphinfer.slides import Slide, TissueMask
 from lymphinfer.slides.focus import BlurredField, read_fields
 
-OUT_OF_FOCUS = "Out of focus"
 _TISSUE_SHARE = 0.25
 """A field with less tissue is not judged: what it has may be a faint edge."""
 _TOLD_SHARE = 0.01
