@@ -18,6 +18,7 @@ from lymphinfer.cells.parts import list_parts
 from lymphinfer.predict.settings import PredictSettings
 from lymphinfer.slides import Slide, TissueMask
 from lymphinfer.slides.focus import BlurredField, read_fields
+from lymphinfer.slides.outline import polygons
 
 _TISSUE_SHARE = 0.25
 """A field with less tissue is not judged: what it has may be a faint edge."""
@@ -44,7 +45,8 @@ class Limits:
         """Where a nucleus must lie; anywhere without one."""
         if self.roi is None or self.tissue is None:
             return self.roi or self.tissue
-        return replace(self.roi, area=shapely.intersection(self.roi.area, self.tissue.area))
+        both = shapely.intersection(self.roi.area, self.tissue.area)
+        return replace(self.roi, area=polygons(both))
 
     @property
     def hashes(self) -> dict[str, str | None]:

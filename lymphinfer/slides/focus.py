@@ -23,15 +23,18 @@ FOCUS_KEY = b"lymphinfer.focus"
 """Metadata of a shard's table: its blurred fields, where there are any."""
 
 FIELD_UM = 128.0
-BLURRED = 0.12
-"""Below it a field is blurred by about 2 µm or more, see ``benchmarks/focus.py``."""
+BLURRED = 0.10
+"""Below it a field is blurred by a Gaussian of 1.5 to 2 µm or more; real tissue in focus has
+0.2 to 0.5, see ``benchmarks/focus.py``."""
 _DETAIL_UM = 1.0
 _LAG = 4
+_MIN_CONTRAST = 1.0
+"""Difference over 4 µm, of 255: glass and the inside of a fat cell have less."""
 
 
 @dataclass(frozen=True)
 class BlurredField:
-    """A field too blurred to trust, or with hardly anything in it.
+    """A field too blurred to trust.
 
     Attributes
     ----------
@@ -53,8 +56,8 @@ def blurred_fields(
 ) -> list[BlurredField]:
     """Find the blurred fields of a tile's core.
 
-    Integer sums: the same pixels give the same numbers on every machine. Bare glass has no detail
-    of any size and may be among them: it is for the tissue's outline to leave it out.
+    Integer sums: the same pixels give the same numbers on every machine. Fields of hardly any
+    contrast, such as bare glass, cannot be judged and are not among them.
 
     Parameters
     ----------
@@ -74,14 +77,14 @@ def blurred_fields(
     x0, y0, x1, y1 = tile.core
     left, top = x0 - tile.halo[0], y0 - tile.halo[1]
     green = pixels[top : top + y1 - y0, left : left + x1 - x0, 1]
-    by = max(1, round(_DETAIL_UM / mpp))
+    by = _binning(mpp)
     coarse = _binned(green, by)
     side = max(8, round(FIELD_UM / mpp / by))
     fields = []
     for row in _starts(coarse.shape[0], side):
         for column in _starts(coarse.shape[1], side):
             part = coarse[slice(*row), slice(*column)]
-            focus = _focus(part)
+            focus = _focus(part, by)
             if focus >= BLURRED:
                 continue
             corners = np.array([column[0], row[0], column[1], row[1]]) * by
@@ -89,6 +92,25 @@ def blurred_fields(
             box = tuple(round(float(v), 2) for v in whole)
             fields.append(BlurredField(box, round(focus, 3)))  # type: ignore[arg-type]
     return fields
+
+
+def focus_of(green: NDArray[np.uint8], mpp: float) -> float:
+    """Measure one field.
+
+    Parameters
+    ----------
+    green : ndarray of uint8, (rows, columns)
+        Its green channel.
+    mpp : float
+        µm/px.
+
+    Returns
+    -------
+    float
+        Fine to coarse detail, from 1/16 (all blur) on; infinite where it cannot be judged.
+    """
+    by = _binning(mpp)
+    return _focus(_binned(green, by), by)
 
 
 def with_fields(table: pa.Table, fields: Iterable[BlurredField]) -> pa.Table:
@@ -130,6 +152,10 @@ def read_fields(metadata: dict[bytes, bytes] | None) -> list[BlurredField]:
     return [BlurredField((a, b, c, d), focus, nuclei) for a, b, c, d, focus, nuclei in rows]
 
 
+def _binning(mpp: float) -> int:
+    return max(1, round(_DETAIL_UM / mpp))
+
+
 def _binned(green: NDArray[np.uint8], by: int) -> NDArray[np.int32]:
     """Sums of blocks of `by` x `by` pixels."""
     rows, columns = (n // by * by for n in green.shape)
@@ -144,12 +170,12 @@ def _starts(length: int, side: int) -> list[tuple[int, int]]:
     return list(pairwise([*(n * side for n in range(count)), length]))
 
 
-def _focus(part: NDArray[np.int32]) -> float:
-    """Fine to coarse detail; infinite where the field is too small to tell."""
+def _focus(part: NDArray[np.int32], by: int) -> float:
+    """Fine to coarse detail; infinite where there is too little of the field or in it to tell."""
     if min(part.shape) <= 2 * _LAG:
         return np.inf
     fine, coarse = (_differences(part, lag) for lag in (1, _LAG))
-    return fine / coarse if coarse else 0.0
+    return fine / coarse if coarse >= (_MIN_CONTRAST * by**2) ** 2 else np.inf
 
 
 def _differences(part: NDArray[np.int32], lag: int) -> float:

@@ -168,7 +168,7 @@ def tissue_mask(
         The slide cannot be read.
     """
     if given is not None:
-        return _given(slide, mpp_um, margin_um, given, roi)
+        return _given(slide, mpp_um, given, roi)
     tissue, glass = tissue_pixels(_thumbnail(slide, mpp_um, threads))
     pixel_um2 = mpp_um**2
     # A speck's limit must not empty a field of view that is hardly larger.
@@ -195,15 +195,18 @@ def tissue_mask(
     )
 
 
-def _given(slide: Slide, mpp: float, margin_um: float, given: Area, roi: Area | None) -> TissueMask:
-    """Take the mask of annotations: exact in its area, wide in its pixels."""
+def _given(slide: Slide, mpp: float, given: Area, roi: Area | None) -> TissueMask:
+    """Take the mask of annotations: every pixel that they touch, and their exact area."""
     area = given.area if roi is None else polygons(shapely.intersection(given.area, roi.area))
     width, height = slide.dimensions_at(mpp)
     step = mpp / slide.mpp
     touched = draw(area, (height, width), step)
-    # A sliver between the centres of two pixels must not lose its nuclei.
-    margin = max(margin_um / mpp, 1.5)
-    return TissueMask(_dilated(touched, margin), mpp, step, area.area * slide.mpp**2 / 1e6, area)
+    # Pixels whose centre lies outside, and slivers between the centres of two.
+    x, y = shapely.get_coordinates(shapely.segmentize(area, step / 2)).T / step
+    touched[
+        np.clip(y.astype(np.intp), 0, height - 1), np.clip(x.astype(np.intp), 0, width - 1)
+    ] = True
+    return TissueMask(touched, mpp, step, area.area * slide.mpp**2 / 1e6, area)
 
 
 def _thumbnail(slide: Slide, mpp: float, threads: int) -> RGB:

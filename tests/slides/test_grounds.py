@@ -28,7 +28,12 @@ class Picture(PyramidSlide):
         self.level_dimensions = (self.dimensions,)
 
     def _read_level(self, level, x, y, width, height):
-        return Image.fromarray(self.pixels[y : y + height, x : x + width])
+        out = Image.new("RGB", (width, height), (255, 255, 255))
+        left, top = max(x, 0), max(y, 0)
+        part = self.pixels[top : max(y + height, 0), left : max(x + width, 0)]
+        if part.size:
+            out.paste(Image.fromarray(part), (left - x, top - y))
+        return out
 
     def close(self):
         pass

@@ -43,7 +43,7 @@ def test_no_mask_has_no_outline():
 def test_drawing_agrees_with_shapely_on_any_shape():
     shape = shapely.difference(
         shapely.Point(300, 250).buffer(220), shapely.box(200.5, 100.5, 330.2, 290.7)
-    ).union(shapely.box(500, 400, 900, 700))
+    ).union(shapely.box(501, 401, 901, 701))
     mask = draw(shape, (80, 100), 8.0)
     rows, columns = np.mgrid[:80, :100]
     centers = shapely.points((columns + 0.5) * 8, (rows + 0.5) * 8)
