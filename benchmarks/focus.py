@@ -17,7 +17,7 @@ from scipy import ndimage
 from lymphinfer.slides.focus import BLURRED, focus_of
 
 SETS = {"consep/train": 0.25, "tnbc": 0.25, "brca-m2c/train": 0.5, "orion-c01-tiles": 0.5}
-SIGMAS_UM = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0)
+SIGMAS_UM = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0)
 CAMERA_NOISE = 1.5
 FIELD_UM = 112.0
 
