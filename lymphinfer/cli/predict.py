@@ -17,7 +17,8 @@ def predict(
         typer.Argument(
             metavar="SLIDE|FOLDER|PATTERN|LIST",
             help="A slide; a folder, searched with its subfolders; a quoted pattern such as "
-            "'slides/**/*.svs'; or a csv or tsv with the columns slide[, mpp, bundle, out, roi].",
+            "'slides/**/*.svs'; or a csv or tsv with the columns slide[, mpp, bundle, out, roi, "
+            "tissue].",
         ),
     ],
     out: Annotated[
@@ -77,6 +78,13 @@ def predict(
         typer.Option(
             help="QuPath annotations as GeoJSON: only nuclei inside them. A folder with one file "
             "a slide, named like it, where there are several slides."
+        ),
+    ] = None,
+    tissue: Annotated[
+        Path | None,
+        typer.Option(
+            help="Annotations as GeoJSON that are the tissue, instead of looking for it; a folder "
+            "as for --roi."
         ),
     ] = None,
     within_class: Annotated[
@@ -147,6 +155,7 @@ def predict(
         redo=redo,
         roi=None if roi is None else str(roi),
         within_class=tuple(within_class or ()),
+        tissue=None if tissue is None else str(tissue),
         detector=detector,
         operating_point=operating_point.value,
     )

@@ -139,11 +139,12 @@ def run_batch(
     LymphinferError
         Nothing could be begun.
     """
-    if settings.roi is not None and not Path(settings.roi).is_dir():
-        raise AnnotationError(
-            f"{settings.roi}: one file of annotations for several slides; give --roi a folder with "
-            "a file a slide, named like it, or a list of slides with a column `roi`"
-        )
+    for option, given in (("roi", settings.roi), ("tissue", settings.tissue)):
+        if given is not None and not Path(given).is_dir():
+            raise AnnotationError(
+                f"{given}: one file of annotations for several slides; give --{option} a folder "
+                f"with a file a slide, named like it, or a list of slides with a column `{option}`"
+            )
     exit_on_sigterm()
     console = Console(stderr=True)
     root = results_root(source, out)

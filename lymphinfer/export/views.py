@@ -75,16 +75,12 @@ def _geojson(
     classes: Classes = "call",
 ) -> Path:
     named = next((fmt for fmt in FORMATS if path.name.endswith(f".{fmt}")), None)
-    if options.crop_to_bounds is None:
-        offset = result.qupath_offset
-    else:
-        offset = result.bounds_offset if options.crop_to_bounds else (0, 0)
     return write_geojson(
         path,
         result.tables(),
         result.panel,
         fmt=options.format or named or "zip",
-        offset_level0=offset,
+        offset_level0=_offset(result, options),
         provenance=result.provenance,
         stem=result.stem,
         shape=shape,
@@ -98,6 +94,20 @@ def _points(path: Path, result: Result, options: ViewOptions) -> Path:
 
 def _types(path: Path, result: Result, options: ViewOptions) -> Path:
     return _geojson(path, result, options, classes="type")
+
+
+def _tissue(path: Path, result: Result, options: ViewOptions) -> Path:
+    from lymphinfer.export.tissue import write_tissue
+
+    if options.format not in (None, "geojson"):
+        raise ResultError(f"--format {options.format}: the tissue is written as geojson")
+    return write_tissue(path, result, _offset(result, options))
+
+
+def _offset(result: Result, options: ViewOptions) -> tuple[int, int]:
+    if options.crop_to_bounds is None:
+        return result.qupath_offset
+    return result.bounds_offset if options.crop_to_bounds else (0, 0)
 
 
 def _csv(path: Path, result: Result, _: ViewOptions) -> Path:
@@ -142,6 +152,7 @@ VIEWS: dict[str, tuple[str, Callable[[Path, Result, ViewOptions], Path]]] = {
     "geojson": ("", _geojson),
     "geojson-points": (".points", _points),
     "geojson-types": (".types", _types),
+    "tissue-geojson": (".tissue.geojson", _tissue),
     "anndata": (".h5ad", _anndata),
     "spatialdata": (".spatialdata.zarr", _spatialdata),
     "ome-xml": (".ome.xml", _ome_xml),

@@ -11,15 +11,17 @@ from typing import Any
 import pyarrow as pa
 
 from lymphinfer import __version__
+from lymphinfer.annotations import Roi
 from lymphinfer.bundles.schema import BundleManifest
+from lymphinfer.cells.areas import write_areas
 from lymphinfer.cells.parts import list_parts, open_parquet, read_parts
 from lymphinfer.export.geojson import write_geojson
 from lymphinfer.export.summary import Counts, summarise, write_summary
+from lymphinfer.predict.areas import blurred_areas
 from lymphinfer.predict.naming import SUMMARY, slide_stem
 from lymphinfer.predict.pipeline import DROPPED_KEY
 from lymphinfer.predict.plan import SlidePlan, remove_parts
 from lymphinfer.predict.settings import SlideResult
-from lymphinfer.slides import Roi
 from lymphinfer.textfiles import shown
 
 
@@ -54,11 +56,10 @@ def finish_slide(
     parts, panel = plan.parts, manifest.panel
     wanted = {f"{s.id}.parquet" for s in plan.shards}
     remove_parts(parts, keep=wanted)
-    warnings = _warnings(manifest, _dropped(parts))
-    if plan.roi is not None and not plan.shards:
-        warnings.append(
-            f"No tissue was found inside the annotations of {shown(plan.roi.path.name)}."
-        )
+    areas, focus, blurred = blurred_areas(
+        parts, plan.outline, plan.given is not None, plan.slide["mpp"]
+    )
+    warnings = [*_warnings(manifest, _dropped(parts)), *plan.warnings, *blurred]
     counts = Counts(panel).add_all(read_parts(parts, panel, plan.mark))
     write_geojson(
         plan.file,
@@ -87,8 +88,11 @@ def finish_slide(
     summary["operating_point"] = manifest.calling(plan.settings.operating_point)
     if plan.roi is not None:
         summary["region"] = _region(plan.roi, plan.slide["mpp"])
+    summary["tissue"] = _tissue(plan)
+    summary["focus"] = focus
     summary["file"] = plan.file.name
     summary["shards"] = {"total": len(plan.shards), "resumed": len(plan.done)}
+    write_areas(plan.folder, areas)
     write_summary(plan.folder / SUMMARY, summary)
     return SlideResult(
         plan.path, plan.folder, plan.file, summary, len(plan.done), len(plan.shards), total
@@ -138,6 +142,13 @@ def _provenance(plan: SlidePlan, manifest: BundleManifest, warnings: list[str]) 
         "notice": "Research use only. Not for diagnosis.",
         **({} if plan.roi is None else {"region": _region(plan.roi, plan.slide["mpp"])}),
     }
+
+
+def _tissue(plan: SlidePlan) -> dict[str, Any]:
+    """What a result says of the tissue that its densities rest on."""
+    if plan.given is None:
+        return {"from": "found on the slide"}
+    return {"from": "annotations", **_region(plan.given, plan.slide["mpp"])}
 
 
 def _region(roi: Roi, mpp: float) -> dict[str, Any]:

@@ -35,6 +35,8 @@ class Job:
         The slide's own bundle, over the settings' one.
     roi : str or None
         The slide's own file of annotations, over the settings' one.
+    tissue : str or None
+        The slide's own file of its tissue, over the settings' one.
     """
 
     slide: Path
@@ -42,6 +44,7 @@ class Job:
     mpp: float | None = None
     bundle: str | None = None
     roi: str | None = None
+    tissue: str | None = None
 
     def settings(self, common: PredictSettings) -> PredictSettings:
         """Settings of this slide."""
@@ -50,6 +53,7 @@ class Job:
             mpp=common.mpp if self.mpp is None else self.mpp,
             bundle=self.bundle or common.bundle,
             roi=self.roi or common.roi,
+            tissue=self.tissue or common.tissue,
         )
 
 

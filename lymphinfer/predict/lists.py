@@ -20,7 +20,7 @@ from lymphinfer.textfiles import shown
 
 log = logging.getLogger(__name__)
 
-COLUMNS = ("slide", "mpp", "bundle", "out", "roi")
+COLUMNS = ("slide", "mpp", "bundle", "out", "roi", "tissue")
 _MPP = re.compile(
     r"([+-]?[\d.,]+(?:e[+-]?\d+)?)\s*(?:mpp|[uµμ]m|microns?)?(?:\s*(?:/|per)\s*(?:px|pixels?))?",
     re.IGNORECASE,
@@ -39,21 +39,22 @@ class _Entry:
     mpp: float | None
     bundle: str | None
     roi: str | None
+    tissue: str | None
 
 
 def read_list(path: Path, out: Path) -> list[Job]:
-    r"""Read a csv or tsv with the columns ``slide[, mpp, bundle, out, roi]``; others are ignored.
+    r"""Read a csv or tsv with the columns ``slide[, mpp, bundle, out, roi, tissue]``.
 
     What spreadsheets make of such a file is read: ``;`` or a tab for the comma, a line ``sep=;``, a
-    decimal comma, UTF-16, ``\`` in paths, ``NA`` for an empty field.
+    decimal comma, UTF-16, ``\`` in paths, ``NA`` for an empty field. Other columns are ignored.
 
     Parameters
     ----------
     path : Path
-        With a header line. A relative ``slide`` or ``roi``, and a ``bundle`` that is a folder, are
-        taken from the list's own folder. ``out`` is the slide's result folder, from the results
-        root; without it, the slide's path from the list's folder, or its whole path where it lies
-        elsewhere, so that it does not depend on the other rows.
+        With a header line. A relative ``slide``, ``roi`` or ``tissue``, and a ``bundle`` that is a
+        folder, are taken from the list's own folder. ``out`` is the slide's result folder, from the
+        results root; without it, the slide's path from the list's folder, or its whole path where
+        it lies elsewhere, so that it does not depend on the other rows.
     out : Path
         Results root.
 
@@ -124,17 +125,22 @@ def _entry(line: int, values: Mapping[str, str], base: Path, out: Path) -> _Entr
     slide = existing(base, named)
     if not os.path.lexists(slide):
         _explain(named)
-    roi = None
-    if values["roi"]:
-        found = existing(base, values["roi"])
-        if not found.exists():
-            raise ValueError(f"roi {shown(found)}: no such file")
-        roi = str(found)
+    roi, tissue = (_areas(name, values[name], base) for name in ("roi", "tissue"))
     bundle = values["bundle"]
     if bundle and existing(base, bundle).is_dir():
         bundle = str(existing(base, bundle))
     folder = out / values["out"].replace("\\", "/") if values["out"] else None
-    return _Entry(line, slide, folder, _mpp(values["mpp"]), bundle or None, roi)
+    return _Entry(line, slide, folder, _mpp(values["mpp"]), bundle or None, roi, tissue)
+
+
+def _areas(column: str, named: str, base: Path) -> str | None:
+    """File of annotations of a row, or a folder of them."""
+    if not named:
+        return None
+    found = existing(base, named)
+    if not found.exists():
+        raise ValueError(f"{column} {shown(found)}: no such file")
+    return str(found)
 
 
 def _explain(named: str) -> None:
@@ -199,7 +205,9 @@ def _jobs(entries: list[_Entry], base: Path, out: Path) -> list[Job]:
     given = [entry.folder for entry in entries if entry.folder is not None]
     folders = assign_folders(slides, [_tree(slide, base, out) for slide in slides], given)
     found = {entry.line: folder for entry, folder in zip(own, folders, strict=True)}
-    return [Job(e.slide, e.folder or found[e.line], e.mpp, e.bundle, e.roi) for e in entries]
+    return [
+        Job(e.slide, e.folder or found[e.line], e.mpp, e.bundle, e.roi, e.tissue) for e in entries
+    ]
 
 
 def _tree(slide: Path, base: Path, out: Path) -> Path:

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from lymphinfer.annotations import Roi
 from lymphinfer.bundles.evidence import DEFAULT_POINT
 from lymphinfer.bundles.loading import Bundle
 from lymphinfer.cells.table import build_table
@@ -23,7 +24,8 @@ from lymphinfer.markers.two_scale import FarMap, FarScale, mirrored
 from lymphinfer.nuclei.detector import Detection, polygon_centroids
 from lymphinfer.nuclei.polygons import Rings, centroids, clean
 from lymphinfer.predict.memory import CarefulDevice
-from lymphinfer.slides import Roi, Shard, Slide, Tile, TileGrid
+from lymphinfer.slides import Shard, Slide, Tile, TileGrid
+from lymphinfer.slides.focus import BlurredField, blurred_fields, with_fields
 
 OnTile = Callable[[int], None]
 
@@ -128,6 +130,7 @@ class TilePipeline:
         self.hierarchy, self.workers, self.clock, self.roi = hierarchy, workers, clock, roi
         self.operating_point = operating_point
         self.identity = slide.identity()
+        self.blurred: dict[int, list[BlurredField]] = {}
         self.device = CarefulDevice(bundle.detector, bundle.markers)
         self.far: FarScale | None = bundle.markers.far
 
@@ -186,7 +189,8 @@ class TilePipeline:
                     on_tile(sum(self._classify(part.result(), state) for part in decoded))
                     state.missing -= 1
                     if not state.missing:
-                        yield shard, self._table(progress.pop(shard.id))
+                        fields = [f for t in shard.tiles for f in self.blurred.pop(t.index)]
+                        yield shard, with_fields(self._table(progress.pop(shard.id)), fields)
                     if reading:
                         break
         finally:
@@ -208,7 +212,12 @@ class TilePipeline:
     def _read(self, tile: Tile) -> NDArray[np.uint8]:
         x0, y0, x1, y1 = tile.halo
         with self.clock("read"):
-            return self.slide.read_region(x0, y0, x1 - x0, y1 - y0, self.grid.mpp_work)
+            pixels = self.slide.read_region(x0, y0, x1 - x0, y1 - y0, self.grid.mpp_work)
+        with self.clock("focus"):
+            self.blurred[tile.index] = blurred_fields(
+                pixels, tile, self.grid.mpp_work, self.grid.downsample
+            )
+        return pixels
 
     def _read_far(self, shard: Shard) -> FarPixels:
         """A shard's tiles and what lies around them, at the far scale."""

@@ -10,23 +10,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import shapely
+from shapely.geometry.base import BaseGeometry
+
+from lymphinfer.annotations import Roi
 from lymphinfer.bundles.loading import Bundle
 from lymphinfer.cells.parts import is_done, list_parts, write_part
 from lymphinfer.compute import precision_name
 from lymphinfer.errors import LymphinferError, SlideError
+from lymphinfer.predict.areas import Limits, area_warnings, read_limits
 from lymphinfer.predict.naming import PARTS, SUMMARY, slide_stem
 from lymphinfer.predict.pipeline import OnTile, StageClock, TilePipeline
 from lymphinfer.predict.settings import PredictSettings, SlideResult, fingerprint
-from lymphinfer.slides import (
-    Roi,
-    Shard,
-    Slide,
-    TileGrid,
-    find_roi,
-    open_slide,
-    read_roi,
-    tissue_mask,
-)
+from lymphinfer.slides import Shard, Slide, TileGrid, open_slide, tissue_mask
 from lymphinfer.textfiles import shown
 
 SHARD_PX = 4096
@@ -59,6 +55,12 @@ class SlidePlan:
         Of the stages so far.
     roi : Roi or None
         Where nuclei are looked for; the whole slide without it.
+    given : Roi or None
+        What is tissue; it was found without.
+    outline : BaseGeometry
+        The tissue, level-0 px; empty in a plan of some shards.
+    warnings : tuple of str
+        What the reader of the numbers must know.
     """
 
     path: Path
@@ -77,6 +79,9 @@ class SlidePlan:
     tissue_mm2: float
     seconds: dict[str, float] = field(default_factory=dict)
     roi: Roi | None = None
+    given: Roi | None = None
+    outline: BaseGeometry = field(default_factory=shapely.MultiPolygon)
+    warnings: tuple[str, ...] = ()
 
     @property
     def file(self) -> Path:
@@ -100,7 +105,7 @@ class SlidePlan:
     def only(self, ids: Collection[str]) -> SlidePlan:
         """The plan with these shards alone, light enough to send with each task."""
         shards = tuple(s for s in self.shards if s.id in ids)
-        return replace(self, shards=shards, done=frozenset())
+        return replace(self, shards=shards, done=frozenset(), outline=shapely.MultiPolygon())
 
 
 @dataclass(frozen=True)
@@ -159,7 +164,7 @@ def plan_slide(
         halo_px=_halo(bundle),
     )
     identity = slide.identity()
-    roi = _roi(slide, settings)
+    limits = read_limits(slide, settings)
     mark = fingerprint(
         settings,
         slide_identity=identity,
@@ -169,7 +174,7 @@ def plan_slide(
         precision=precision,
         runtime=bundle.runtime,
         halo_px=grid.halo_px,
-        roi_sha256=None if roi is None else roi.sha256,
+        **limits.hashes,
     )
     parts = folder / PARTS
     if settings.redo:
@@ -183,10 +188,10 @@ def plan_slide(
             return SlideResult(slide.path, folder, file, summary, total, total, seconds)
     clock = StageClock()
     with clock("tissue"):
-        tissue = tissue_mask(slide, roi=roi, threads=settings.workers)
+        tissue = tissue_mask(slide, roi=limits.roi, given=limits.tissue, threads=settings.workers)
     # A shard is what is lost when a process dies: its area does not grow with large tiles.
     per_shard = min(16, max(1, SHARD_PX // settings.tile_px) ** 2)
-    shards = tuple(grid.shards(grid.tiles(tissue, roi=roi), per_shard))
+    shards = tuple(grid.shards(grid.tiles(tissue, roi=limits.within), per_shard))
     # A summary that outlived its parts would speak for other nuclei.
     (folder / SUMMARY).unlink(missing_ok=True)
     return SlidePlan(
@@ -213,7 +218,10 @@ def plan_slide(
         done=frozenset(s.id for s in shards if is_done(parts / f"{s.id}.parquet", mark)),
         tissue_mm2=tissue.area_mm2,
         seconds=dict(clock.seconds),
-        roi=roi,
+        roi=limits.roi,
+        given=limits.tissue,
+        outline=tissue.outline,
+        warnings=tuple(area_warnings(limits, tissue)),
     )
 
 
@@ -265,7 +273,8 @@ def predict_shards(
     clock = StageClock()
     pipeline = TilePipeline(
         slide, bundle, plan.grid, hierarchy=plan.hierarchy, workers=plan.settings.workers,
-        clock=clock, roi=plan.roi, operating_point=plan.settings.operating_point,
+        clock=clock, roi=Limits(plan.roi, plan.given).within,
+        operating_point=plan.settings.operating_point,
     )  # fmt: skip
     if pipeline.identity != plan.slide["identity"]:
         raise SlideError(f"{plan.path}: the file has changed while it was read: run it again")
@@ -296,18 +305,6 @@ def _halo(bundle: Bundle) -> int:
     align = bundle.detector.align_px
     wanted = max(bundle.detector.halo_px, -(-bundle.markers.patch_px // 2) + align)
     return -(-wanted // align) * align
-
-
-def _roi(slide: Slide, settings: PredictSettings) -> Roi | None:
-    """The region of interest of a slide, in the frame in which QuPath has drawn it."""
-    if settings.roi is None:
-        return None
-    return read_roi(
-        find_roi(Path(settings.roi), slide.path),
-        dimensions=slide.dimensions,
-        offset=slide.bounds_offset if settings.crop_to_bounds else (0, 0),
-        within_class=settings.within_class,
-    )
 
 
 def _finished(folder: Path, file: Path, mark: str) -> dict[str, Any] | None:

@@ -49,6 +49,8 @@ class PredictSettings:
         File of QuPath annotations that limit the work, or a folder with one a slide.
     within_class : tuple of str
         Only annotations of these classes; needs `roi`.
+    tissue : str or None
+        File of annotations that are the tissue, or a folder with one a slide; it is found without.
     operating_point : str
         ``precise``, ``balanced`` or ``sensitive``: from where on nuclei are called. A bundle
         without points is called from its thresholds, and knows the default name alone.
@@ -73,6 +75,7 @@ class PredictSettings:
     within_class: tuple[str, ...] = ()
     detector: str | None = None
     runtime: str = "auto"
+    tissue: str | None = None
     operating_point: str = DEFAULT_POINT
 
     def __post_init__(self) -> None:
@@ -114,6 +117,7 @@ def fingerprint(
     runtime: str,
     halo_px: int,
     roi_sha256: str | None = None,
+    tissue_sha256: str | None = None,
 ) -> str:
     """Sha256 (hex) of all that a nucleus depends on: equal fingerprints, equal nuclei.
 
@@ -130,6 +134,8 @@ def fingerprint(
     halo_px : int
     roi_sha256 : str, optional
         ``Roi.sha256`` of the region of interest, where there is one.
+    tissue_sha256 : str, optional
+        The same of the tissue, where it was given.
 
     Returns
     -------
@@ -139,6 +145,7 @@ def fingerprint(
     content += [settings.tile_px]
     content += [] if roi_sha256 is None else [roi_sha256]
     content += [] if settings.operating_point == DEFAULT_POINT else [settings.operating_point]
+    content += [] if tissue_sha256 is None else [f"tissue {tissue_sha256}"]
     return hashlib.sha256(json.dumps([__version__, *content]).encode()).hexdigest()
 
 

@@ -2,20 +2,16 @@
 
 from lymphinfer.slides.grid import Shard, Tile, TileGrid
 from lymphinfer.slides.opening import SLIDE_SUFFIXES, open_slide
-from lymphinfer.slides.roi import Roi, find_roi, read_roi
 from lymphinfer.slides.slide import Slide
 from lymphinfer.slides.tissue import TissueMask, tissue_mask
 
 __all__ = [
     "SLIDE_SUFFIXES",
-    "Roi",
     "Shard",
     "Slide",
     "Tile",
     "TileGrid",
     "TissueMask",
-    "find_roi",
     "open_slide",
-    "read_roi",
     "tissue_mask",
 ]

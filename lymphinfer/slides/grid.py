@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 if TYPE_CHECKING:
-    from lymphinfer.slides.roi import Roi
+    from lymphinfer.slides.area import Area
     from lymphinfer.slides.tissue import TissueMask
 
 Box = tuple[int, int, int, int]
@@ -184,7 +184,7 @@ class TileGrid:
         self,
         tissue: TissueMask | None = None,
         min_fraction: float = 0.0,
-        roi: Roi | None = None,
+        roi: Area | None = None,
     ) -> list[Tile]:
         """Tiles whose core has more than `min_fraction` tissue and meets the region, row-major.
 

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+import shapely
 from numpy.typing import ArrayLike, NDArray
+from shapely.geometry.base import BaseGeometry
 
+from lymphinfer.slides.outline import draw, outline, polygons
 from lymphinfer.slides.tissue_color import tissue_pixels
 
 if TYPE_CHECKING:
-    from lymphinfer.slides.roi import Roi
+    from lymphinfer.slides.area import Area
     from lymphinfer.slides.slide import RGB, Slide
 
 Mask = NDArray[np.bool_]
+
+_FAT_GAP_UM = 60.0
+"""Half the width of the largest cell of fat; walls that a coarse picture loses join two."""
+_FAT_WALL_UM = 12.0
+_FAT_NET_UM2 = 60_000.0
+_FAT_WALLS = 0.06, 0.7
+"""Share of walls in a net of fat."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,12 +43,18 @@ class TissueMask:
         Level-0 px per mask px.
     area_mm2 : float
         Tissue area before the margin, mm²; 0.0 on an empty slide.
+    outline : BaseGeometry
+        The tissue before the margin, level-0 px: Polygon or MultiPolygon, maybe empty.
+    glass : bool
+        Whether glass was found to tell tissue from; without any, all that is seen is tissue.
     """
 
     mask: Mask
     mpp: float
     downsample: float
     area_mm2: float
+    outline: BaseGeometry = field(default_factory=shapely.MultiPolygon)
+    glass: bool = True
 
     @cached_property
     def _cumulative(self) -> NDArray[np.int64]:
@@ -113,13 +129,14 @@ def tissue_mask(
     margin_um: float = 30.0,
     min_area_um2: float = 2000.0,
     max_hole_um2: float = 20_000.0,
-    roi: Roi | None = None,
+    roi: Area | None = None,
+    given: Area | None = None,
     threads: int = 4,
 ) -> TissueMask:
-    """Find tissue by colour on a coarse read of the slide.
+    """Find tissue by colour on a coarse read of the slide, or take what is given as tissue.
 
-    Pen marks, black borders and grey dirt are left out. Specks are dropped and small holes filled;
-    then a margin is added, since a missed edge costs more than an empty tile.
+    Pen marks, black borders and grey dirt are left out. Specks are dropped, small holes and the
+    cells of fat filled; then a margin is added, since a missed edge costs more than an empty tile.
 
     Parameters
     ----------
@@ -133,8 +150,10 @@ def tissue_mask(
         A smaller island is a speck.
     max_hole_um2 : float
         A larger hole stays.
-    roi : Roi, optional
+    roi : Area, optional
         Only tissue inside it counts; what is a speck or a hole does not depend on it.
+    given : Area, optional
+        What is tissue, instead of looking for it: the slide is not read.
     threads : int
         Strips read at once; memory is that of `threads` strips.
 
@@ -148,13 +167,16 @@ def tissue_mask(
     SlideError
         The slide cannot be read.
     """
-    tissue = tissue_pixels(_thumbnail(slide, mpp_um, threads))
+    if given is not None:
+        return _given(slide, mpp_um, given, roi)
+    tissue, glass = tissue_pixels(_thumbnail(slide, mpp_um, threads))
     pixel_um2 = mpp_um**2
     # A speck's limit must not empty a field of view that is hardly larger.
     min_px = min(min_area_um2 / pixel_um2, 0.05 * tissue.size)
     # Fat is a net of thin walls, each small: what the margin joins counts as one island.
     islands, sizes = _islands(_dilated(tissue, margin_um / mpp_um), weights=tissue)
     tissue &= (sizes >= min_px)[islands]
+    tissue |= _fat(tissue, mpp_um)
     holes, sizes = _islands(~tissue)
     tissue |= (sizes < max_hole_um2 / pixel_um2)[holes]
     if roi is not None:
@@ -163,8 +185,28 @@ def tissue_mask(
     # The last column and row reach beyond the slide: they count as far as they lie on it.
     columns = np.clip(width - np.arange(tissue.shape[1]), 0, 1)
     rows = np.clip(height - np.arange(tissue.shape[0]), 0, 1)
-    area_mm2 = float(rows @ tissue @ columns) * pixel_um2 / 1e6
-    return TissueMask(_dilated(tissue, margin_um / mpp_um), mpp_um, mpp_um / slide.mpp, area_mm2)
+    return TissueMask(
+        _dilated(tissue, margin_um / mpp_um),
+        mpp_um,
+        mpp_um / slide.mpp,
+        float(rows @ tissue @ columns) * pixel_um2 / 1e6,
+        outline(tissue, mpp_um / slide.mpp, slide.dimensions),
+        glass,
+    )
+
+
+def _given(slide: Slide, mpp: float, given: Area, roi: Area | None) -> TissueMask:
+    """Take the mask of annotations: every pixel that they touch, and their exact area."""
+    area = given.area if roi is None else polygons(shapely.intersection(given.area, roi.area))
+    width, height = slide.dimensions_at(mpp)
+    step = mpp / slide.mpp
+    touched = draw(area, (height, width), step)
+    # Pixels whose centre lies outside, and slivers between the centres of two.
+    x, y = shapely.get_coordinates(shapely.segmentize(area, step / 2)).T / step
+    touched[np.clip(y.astype(np.intp), 0, height - 1), np.clip(x.astype(np.intp), 0, width - 1)] = (
+        True
+    )
+    return TissueMask(touched, mpp, step, area.area * slide.mpp**2 / 1e6, area)
 
 
 def _thumbnail(slide: Slide, mpp: float, threads: int) -> RGB:
@@ -210,3 +252,33 @@ def _dilated(mask: Mask, radius_px: float) -> Mask:
     if not mask.any() or radius_px <= 0:
         return mask
     return np.asarray(ndimage.distance_transform_edt(~mask) <= radius_px)
+
+
+def _eroded(mask: Mask, radius_px: float) -> Mask:
+    """The picture's edge takes nothing away: tissue goes on beyond it."""
+    from scipy import ndimage
+
+    if mask.all():
+        return mask
+    return np.asarray(ndimage.distance_transform_edt(mask) > radius_px)
+
+
+def _fat(tissue: Mask, mpp: float) -> Mask:
+    """Cells of fat: gaps as wide as one, in large nets of thin walls.
+
+    A ragged edge or a slit has gaps as narrow, but makes no net.
+    """
+    from scipy import ndimage
+
+    if not tissue.any():
+        return tissue
+    gap, wall = _FAT_GAP_UM / mpp, _FAT_WALL_UM / mpp
+    closed = tissue | _eroded(_dilated(tissue, gap), gap)
+    net = closed & ~_dilated(_eroded(tissue, wall), wall)
+    labels, count = ndimage.label(net)
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)
+    walls = np.bincount(labels[tissue], minlength=count + 1) / np.maximum(sizes, 1)
+    fat = sizes >= _FAT_NET_UM2 / mpp**2
+    fat &= (walls > _FAT_WALLS[0]) & (walls < _FAT_WALLS[1])
+    fat[0] = False
+    return np.asarray(fat[labels])

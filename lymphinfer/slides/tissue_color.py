@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from lymphinfer.slides.glass import find_glass
+
 Mask = NDArray[np.bool_]
 Channels = NDArray[np.float32]
 
 # All on a scale of 0 to 1 after the glass has been made white.
-_GLASS_MIN_CHANNEL = 0.78
-_GLASS_MAX_CAST = 0.12
-_TISSUE_CHROMA = (0.025, 0.04)
+_TISSUE_CHROMA = (0.03, 0.04)
 _BLACK = 0.22
 _BLACK_CHROMA = 0.15
 _GREY_SATURATION = 0.18
@@ -19,13 +19,14 @@ _BLACK_SPREAD_PX = 2
 _INK_SPREAD_PX = 4
 
 
-def tissue_pixels(rgb: NDArray[np.uint8]) -> Mask:
+def tissue_pixels(rgb: NDArray[np.uint8]) -> tuple[Mask, bool]:
     """Classify the pixels of a coarse H&E image.
 
     Eosin and haematoxylin absorb green above all, so that tissue is pink to violet even where it
     is pale. A pixel is tissue if it is coloured beyond the glass's own noise and not ink. The
     threshold has fixed limits and does not come from the histogram's valley (Otsu), which would
-    cut an image that is all tissue in two.
+    cut an image that is all tissue in two. Without any glass all that is neither ink nor black is
+    tissue.
 
     Parameters
     ----------
@@ -34,25 +35,24 @@ def tissue_pixels(rgb: NDArray[np.uint8]) -> Mask:
 
     Returns
     -------
-    ndarray of bool, (rows, columns)
+    tissue : ndarray of bool, (rows, columns)
         True on tissue.
+    found : bool
+        Whether glass was found.
     """
     image: Channels = rgb.astype(np.float32) / np.float32(255)
-    low = image.min(axis=-1)
+    dark = _black(image.max(axis=-1), _span(image))
+    glass = find_glass(image, ~dark)
+    if glass is None:
+        return np.asarray(~dark & ~_ink(image, image.max(axis=-1), _span(image))), False
+    image = np.minimum(image / glass.white, np.float32(1))
     chroma = _span(image)
-    glass = (low >= _GLASS_MIN_CHANNEL) & (chroma <= _GLASS_MAX_CAST)
-    threshold = _TISSUE_CHROMA[0]
-    if glass.mean() > 0.01:
-        white = np.percentile(image[glass], 90, axis=0).astype(np.float32)
-        image = np.minimum(image / white, np.float32(1))
-        chroma = _span(image)
-        noise = chroma[glass]
-        median = float(np.median(noise))
-        spread = 1.4826 * float(np.median(np.abs(noise - median)))
-        threshold = float(np.clip(median + 3 * spread, *_TISSUE_CHROMA))
-    high = image.max(axis=-1)
-    dark = _black(high, chroma)
-    return np.asarray((chroma > threshold) & ~dark & ~_ink(image, high, chroma))
+    noise = chroma[glass.where]
+    median = float(np.median(noise))
+    spread = 1.4826 * float(np.median(np.abs(noise - median)))
+    threshold = float(np.clip(median + 3 * spread, *_TISSUE_CHROMA))
+    ink = _ink(image, image.max(axis=-1), chroma)
+    return np.asarray((chroma > threshold) & ~dark & ~ink), True
 
 
 def _black(high: Channels, chroma: Channels) -> Mask:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lymphinfer.export.report import figures as draw
 from lymphinfer.export.report import pictures
+from lymphinfer.export.report.areas import area_lines
 from lymphinfer.export.report.hotspots import HotSpot, hot_spots
 from lymphinfer.export.report.page import REPORT, number, write_page
 from lymphinfer.export.report.survey import BAND_EDGES, Survey, survey
@@ -101,6 +102,7 @@ def write_slide_report(
             learned=[name for name in result.panel.names if result.is_learned(name)],
             called=[name for name in result.panel.names if result.is_called(name)],
             missing=missing,
+            areas=area_lines(result),
             tissue=None if tissue is None else pictures.data_uri(tissue),
             map_size=(1000, max(1, round(1000 * result.dimensions[1] / result.dimensions[0]))),
             size_mm=[n * result.mpp / 1000 for n in result.dimensions],

@@ -4,6 +4,8 @@
   const opacity = document.getElementById("opacity");
   const value = document.getElementById("opacity-value");
   const spots = document.getElementById("spots");
+  const areas = document.getElementById("areas");
+  const switchAreas = document.getElementById("show-areas");
   const switchSpots = document.getElementById("show-spots");
 
   function fade() {
@@ -24,6 +26,11 @@
   }
   if (switchSpots) {
     switchSpots.addEventListener("change", () => { spots.hidden = !switchSpots.checked; });
+  }
+  if (switchAreas) {
+    switchAreas.addEventListener("change", () => {
+      areas.style.display = switchAreas.checked ? "" : "none";
+    });
   }
   fade();
 })();

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import shapely
 
+from lymphinfer.annotations import find_roi, read_roi
 from lymphinfer.errors import AnnotationError
-from lymphinfer.slides import find_roi, read_roi
 
 SIZE = (1000, 800)
 

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import io
-import zipfile
-import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import orjson
 import shapely
 from numpy.typing import ArrayLike, NDArray
 from shapely.geometry.base import BaseGeometry
 
+from lymphinfer.annotations.reading import UNCLASSIFIED, read_annotations
 from lymphinfer.errors import AnnotationError
+from lymphinfer.slides.outline import draw, polygons
 
 SUFFIXES = (".geojson", ".geojson.gz", ".json")
-UNCLASSIFIED = "Unclassified"
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,12 +34,15 @@ class Roi:
         Classes of the annotations in it, sorted; `UNCLASSIFIED` for one without.
     annotations : int
         How many they are.
+    notes : tuple of str
+        What of the file was passed over or mended.
     """
 
     path: Path
     area: BaseGeometry
     classes: tuple[str, ...]
     annotations: int
+    notes: tuple[str, ...] = ()
 
     @property
     def sha256(self) -> str:
@@ -102,13 +100,7 @@ class Roi:
         ndarray of bool, (rows, columns)
             Pixels whose centre lies inside.
         """
-        mask = np.zeros(shape, dtype=bool)
-        x0, y0, x1, y1 = self.area.bounds
-        columns = slice(max(0, int(x0 / step)), max(0, int(x1 / step) + 1))
-        for row in range(max(0, int(y0 / step)), min(shape[0], int(y1 / step) + 1)):
-            x = (np.arange(shape[1])[columns] + 0.5) * step
-            mask[row, columns] = self.contains(x, np.full(x.shape, (row + 0.5) * step))
-        return mask
+        return draw(self.area, shape, step)
 
 
 def find_roi(source: Path, slide: Path) -> Path:
@@ -148,23 +140,25 @@ def read_roi(
     dimensions: tuple[int, int],
     offset: tuple[int, int] = (0, 0),
     within_class: Sequence[str] = (),
+    without_class: Sequence[str] = (),
 ) -> Roi:
-    """Read the annotations that QuPath has exported as GeoJSON.
+    """Read annotations as one area.
 
-    Detections, cells and TMA cores in the file are passed over, as are points and lines. Where no
-    class is asked for, annotations of a class that QuPath ignores (its name ends with ``*``, such
-    as ``Ignore*``) are cut out of the others.
+    Where no class is asked for, annotations of a class that QuPath ignores (its name ends with
+    ``*``, such as ``Ignore*``) are cut out of the others.
 
     Parameters
     ----------
     path : Path
-        A FeatureCollection, a feature, or a list of features; may be gzipped.
+        As `read_annotations` takes it.
     dimensions : tuple of int
         The slide's (width, height), level-0 px.
     offset : tuple of int
         Level-0 (x, y) of the corner at which QuPath's image begins: added to every point.
     within_class : sequence of str
         Only annotations of these classes, upper or lower case.
+    without_class : sequence of str
+        Annotations of these classes are passed over.
 
     Returns
     -------
@@ -175,12 +169,16 @@ def read_roi(
     AnnotationError
         The file cannot be read, holds no such annotation, or none that lies on the slide.
     """
-    shapes = list(_annotations(path))
-    found = Counter(name for name, _ in shapes)
-    listed = ", ".join(f"{count} {name}" for name, count in sorted(found.items()))
+    found = read_annotations(path)
+    shapes = [(item.class_name or UNCLASSIFIED, item.geometry) for item in found]
+    shapes = [(name, shape) for name, shape in shapes if name not in without_class]
+    counts = Counter(name for name, _ in shapes)
+    listed = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+    notes = list(found.notes)
     if not shapes:
+        said = f" ({'; '.join(notes)})" if notes else ""
         raise AnnotationError(
-            f"{path}: no annotation with an area; in QuPath select the annotations, then "
+            f"{path}: no annotation with an area{said}; in QuPath select the annotations, then "
             "File > Export objects as GeoJSON"
         )
     if within_class:
@@ -190,6 +188,9 @@ def read_roi(
             raise AnnotationError(
                 f"{path}: no annotation of class {' or '.join(within_class)}; it has {listed}"
             )
+        missing = wanted - {name.casefold() for name, _ in chosen}
+        if missing:
+            notes.append(f"no annotation of class {' or '.join(sorted(missing))}")
         ignored = []
     else:
         chosen = [(name, shape) for name, shape in shapes if not name.endswith("*")]
@@ -197,79 +198,15 @@ def read_roi(
     area = shapely.union_all([shape for _, shape in chosen])
     area = shapely.difference(area, shapely.union_all(ignored)) if ignored else area
     area = shapely.transform(area, lambda points: points + np.asarray(offset, np.float64))
-    area = _polygons(shapely.intersection(area, shapely.box(0, 0, *dimensions)))
+    drawn = float(area.area)
+    area = polygons(shapely.intersection(area, shapely.box(0, 0, *dimensions)))
     if area.is_empty:
         raise AnnotationError(
             f"{path}: none of its annotations ({listed}) lies on the slide of "
-            f"{dimensions[0]} x {dimensions[1]} px; were they drawn on another image?"
+            f"{dimensions[0]} x {dimensions[1]} px; were they drawn on another image? "
+            "Coordinates are px of the full image, not µm"
         )
-    return Roi(path, area, tuple(sorted({name for name, _ in chosen})), len(chosen))
-
-
-def _annotations(path: Path) -> Iterator[tuple[str, BaseGeometry]]:
-    """Class and area of each annotation, in the file's own coordinates."""
-    for number, feature in enumerate(_features(path), start=1):
-        try:
-            properties = feature.get("properties") or {}
-            if properties.get("objectType", "annotation") != "annotation":
-                continue
-            geometry = feature["geometry"]
-            if geometry is None or geometry["type"] not in ("Polygon", "MultiPolygon"):
-                continue
-            area = _polygons(shapely.make_valid(shapely.geometry.shape(geometry)))
-            name = _class_name(properties.get("classification"))
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError,
-                shapely.errors.ShapelyError) as error:  # fmt: skip
-            raise AnnotationError(
-                f"{path}: feature {number} is not as QuPath writes it ({type(error).__name__}: "
-                f"{error}); export it again"
-            ) from error
-        if not area.is_empty:
-            yield name, area
-
-
-def _features(path: Path) -> list[dict[str, Any]]:
-    """The features of a GeoJSON file, whichever way they are wrapped and compressed."""
-    try:
-        content = orjson.loads(_unpacked(path.read_bytes()))
-    except (OSError, EOFError, ValueError, zlib.error, zipfile.BadZipFile) as error:
-        raise AnnotationError(
-            f"{path}: not a readable GeoJSON file ({error}); in QuPath use "
-            "File > Export objects as GeoJSON"
-        ) from error
-    if isinstance(content, dict):
-        kind = content.get("type")
-        content = content.get("features") if kind == "FeatureCollection" else [content]
-    if not isinstance(content, list):
-        raise AnnotationError(f"{path}: holds no features; it is JSON, but not GeoJSON")
-    return [
-        {"geometry": item} if isinstance(item, dict) and "coordinates" in item else item
-        for item in content
-    ]
-
-
-def _unpacked(raw: bytes) -> bytes:
-    """A file's text, out of gzip or the one entry of a zip."""
-    if raw[:2] == b"\x1f\x8b":
-        return gzip.decompress(raw)
-    if raw[:4] != b"PK\x03\x04":
-        return raw
-    with zipfile.ZipFile(io.BytesIO(raw)) as archive:
-        names = archive.namelist()
-        if len(names) != 1:
-            raise ValueError(f"a zip with {len(names)} files in it, not one")
-        return archive.read(names[0])
-
-
-def _class_name(classification: Any) -> str:
-    """QuPath's own way to write a class: its names joined by a colon."""
-    if not classification:
-        return UNCLASSIFIED
-    names = classification.get("names") or [classification["name"]]
-    return ": ".join(str(name) for name in names)
-
-
-def _polygons(geometry: BaseGeometry) -> BaseGeometry:
-    """What has an area of a geometry; points and lines that a repair or a cut leaves are not."""
-    parts = shapely.get_parts(shapely.get_parts(geometry))
-    return shapely.union_all(parts[shapely.get_type_id(parts) == shapely.GeometryType.POLYGON])
+    if area.area < 0.99 * drawn:
+        notes.append(f"{1 - area.area / drawn:.0%} of the annotated area lies beyond the slide")
+    classes = tuple(sorted({name for name, _ in chosen}))
+    return Roi(path, area, classes, len(chosen), tuple(notes))

@@ -1,0 +1,251 @@
+"""Annotations as QuPath 0.2 to 0.7, other programs and people write them."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import shapely
+from shapely.geometry.base import BaseGeometry
+
+from lymphinfer.annotations.shapes import area_of
+from lymphinfer.annotations.text import read_values
+from lymphinfer.errors import AnnotationError
+
+UNCLASSIFIED = "Unclassified"
+TISSUE, OUT_OF_FOCUS = "Tissue", "Out of focus"
+"""Classes of the annotations that LymphInfer itself writes."""
+ANNOTATION = "annotation"
+_OTHERS = {
+    "detection": "detection",
+    "cell": "cell",
+    "tile": "tile",
+    "tmacore": "TMA core",
+    "root": "root",
+}
+_KIND_KEYS = ("objecttype", "type")
+_CLASS_KEYS = ("classification", "class", "classname", "pathclass", "label", "group", "category")
+_CHILDREN = ("childobjects", "children")
+
+
+@dataclass(frozen=True, eq=False)
+class Annotation:
+    """One annotation with an area.
+
+    Attributes
+    ----------
+    geometry : BaseGeometry
+        Valid Polygon or MultiPolygon, in the file's own coordinates: px of the image in QuPath.
+    class_name : str or None
+        As QuPath writes it, ``Tumor: Positive`` of a derived class; None without one.
+    name : str or None
+        The annotation's own name.
+    object_type : str
+        What the file calls it; ``"annotation"`` where it says nothing.
+    id : str or None
+    measurements : dict of str to float
+        Those that are numbers; NaN and infinities too.
+    """
+
+    geometry: BaseGeometry
+    class_name: str | None = None
+    name: str | None = None
+    object_type: str = ANNOTATION
+    id: str | None = None
+    measurements: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """What a file holds.
+
+    Attributes
+    ----------
+    path : Path
+    items : tuple of Annotation
+        In the file's order, children after their parents.
+    notes : tuple of str
+        What was passed over or mended, for the user.
+    """
+
+    path: Path
+    items: tuple[Annotation, ...]
+    notes: tuple[str, ...] = ()
+
+    def __iter__(self) -> Iterator[Annotation]:
+        return iter(self.items)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
+def read_annotations(path: Path) -> Annotations:
+    """Read the annotations of a GeoJSON file; detections, cells, tiles and cores are none.
+
+    Parameters
+    ----------
+    path : Path
+        A FeatureCollection, features (one, a list, one a line) or bare geometries; see
+        `lymphinfer.annotations.text.read_values` for what it may be packed in.
+
+    Returns
+    -------
+    Annotations
+        Maybe none; then `notes` say what there is instead.
+
+    Raises
+    ------
+    AnnotationError
+        The file cannot be read, is no GeoJSON, or a feature in it is damaged.
+    """
+    values, notes = read_values(path)
+    items: list[Annotation] = []
+    words: Counter[str] = Counter()
+    for number, feature in enumerate(_features(path, values), start=1):
+        try:
+            annotation = _annotation(feature, words)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError,
+                shapely.errors.ShapelyError) as error:  # fmt: skip
+            raise AnnotationError(
+                f"{path}: feature {number} is not as QuPath writes it ({type(error).__name__}: "
+                f"{error}); export it again"
+            ) from error
+        if annotation is not None:
+            items.append(annotation)
+    notes += [f"{word}: {count:,}" for word, count in words.items()]
+    return Annotations(path, tuple(items), tuple(notes))
+
+
+def _features(path: Path, values: list[Any]) -> Iterator[Mapping[str, Any]]:
+    """The features in values, whichever way they are wrapped, children after their parents."""
+    for value in values:
+        if isinstance(value, list):
+            yield from _features(path, value)
+            continue
+        if not isinstance(value, dict):
+            raise AnnotationError(
+                f"{path}: holds no features; it is JSON, but not GeoJSON (found "
+                f"{type(value).__name__} where a feature is expected)"
+            )
+        kind = str(value.get("type", "")).lower()
+        if kind == "featurecollection" or (not kind and isinstance(value.get("features"), list)):
+            yield from _features(path, value.get("features") or [])
+        elif kind == "feature" or "geometry" in value:
+            yield value
+            found = (_entry(place, _CHILDREN) for place in (value, _properties(value)))
+            yield from _features(path, [child for child in found if isinstance(child, list)])
+        elif "coordinates" in value or "geometries" in value:
+            yield {"geometry": value}
+        else:
+            raise AnnotationError(
+                f"{path}: holds no features; it is JSON, but not GeoJSON (found the keys "
+                f"{', '.join(map(str, list(value)[:5])) or 'of an empty object'}); export the "
+                "annotations as GeoJSON"
+            )
+
+
+def _annotation(feature: Mapping[str, Any], words: Counter[str]) -> Annotation | None:
+    properties = _properties(feature)
+    kind, said = _kind(feature, properties)
+    if kind != ANNOTATION:
+        if kind != "root":
+            words[f"{kind}s passed over, which are not annotations"] += 1
+        return None
+    geometry = feature.get("geometry")
+    if geometry is None:
+        words["objects without a geometry passed over"] += 1
+        return None
+    area = area_of(geometry, words)
+    if area.is_empty:
+        return None
+    identity = feature.get("id")
+    name = properties.get("name")
+    return Annotation(
+        area,
+        _class_name(properties),
+        name if isinstance(name, str) and name.strip() else None,
+        said or ANNOTATION,
+        identity if isinstance(identity, str) and _known(identity) is None else None,
+        _measurements(properties.get("measurements")),
+    )
+
+
+def _properties(feature: Mapping[str, Any]) -> Mapping[str, Any]:
+    properties = feature.get("properties")
+    return properties if isinstance(properties, dict) else {}
+
+
+def _kind(feature: Mapping[str, Any], properties: Mapping[str, Any]) -> tuple[str, str | None]:
+    """What an object is, and what the file calls it; an annotation where nothing is said."""
+    if feature.get("nucleusGeometry") or properties.get("nucleusGeometry"):
+        return "cell", None
+    for place in (properties, feature):
+        for key in _KIND_KEYS:
+            said = _entry(place, (key,))
+            known = _known(said)
+            if known is not None:
+                return known, str(said)
+    # QuPath up to 0.3 writes the type in place of an id.
+    return _known(feature.get("id")) or ANNOTATION, None
+
+
+def _known(said: Any) -> str | None:
+    """Kind of object for a word such as ``detection``, ``PathCellObject``, ``TMA core``."""
+    if not isinstance(said, str):
+        return None
+    word = re.sub(r"[^a-z]", "", said.lower())
+    word = word.removeprefix("path").removesuffix("object").removesuffix("s")
+    return ANNOTATION if word == ANNOTATION else _OTHERS.get(word)
+
+
+def _entry(place: Mapping[str, Any], names: tuple[str, ...]) -> Any:
+    """Value of the first of these keys, whether written objectType, object_type or Object type."""
+    keys = {re.sub(r"[^a-z]", "", str(key).lower()): key for key in reversed(list(place))}
+    return next((place[keys[name]] for name in names if name in keys), None)
+
+
+def _class_name(properties: Mapping[str, Any]) -> str | None:
+    """QuPath's own way to write a class: its names joined by a colon."""
+    for key in _CLASS_KEYS:
+        found = _entry(properties, (key,))
+        value = _value(found)
+        if isinstance(value, dict):
+            value = value.get("names") or value.get("name")
+        if isinstance(value, list):
+            value = ": ".join(str(part).strip() for part in value if part)
+        # A bare number is another program's index of the object.
+        if isinstance(value, str) and value.strip() and not value.strip().isdecimal():
+            return value.strip()
+    return None
+
+
+def _value(found: Any) -> Any:
+    """Table programs write a nested value as its text, in JSON or as Python prints it."""
+    if isinstance(found, str) and found.lstrip()[:1] in ("{", "["):
+        for read in (json.loads, ast.literal_eval):
+            try:
+                return read(found)
+            except (ValueError, SyntaxError):
+                continue
+    return found
+
+
+def _measurements(found: Any) -> dict[str, float]:
+    """Numbers by name, out of a map or of the list of older versions."""
+    value = _value(found)
+    if isinstance(value, list):
+        value = {row["name"]: row.get("value") for row in value
+                 if isinstance(row, dict) and "name" in row}  # fmt: skip
+    numbers = {}
+    for name, number in value.items() if isinstance(value, dict) else ():
+        try:
+            numbers[str(name)] = float(number)
+        except (TypeError, ValueError):
+            continue
+    return numbers
