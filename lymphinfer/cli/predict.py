@@ -17,7 +17,7 @@ def predict(
         typer.Argument(
             metavar="SLIDE|FOLDER|PATTERN|LIST",
             help="A slide; a folder, searched with its subfolders; a quoted pattern such as "
-            "'slides/**/*.svs'; or a csv or tsv with the columns slide[, mpp, bundle, out, roi].",
+            "'slides/**/*.svs'; or a csv or tsv with the columns slide[, mpp, bundle, out, roi, series].",
         ),
     ],
     out: Annotated[
@@ -76,6 +76,16 @@ def predict(
         list[str] | None,
         typer.Option("--within-class", help="Only inside annotations of this class; repeatable."),
     ] = None,
+    series: Annotated[
+        str | None,
+        typer.Option(
+            help="Number or name of the image to read, of a file that holds several (see "
+            "`lymphinfer info`). Default: the largest scan."
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Go on with what does not look like an H&E slide.")
+    ] = False,
     report: Annotated[
         bool, typer.Option("--report", help="Make the page to look at when done.")
     ] = False,
@@ -138,6 +148,8 @@ def predict(
         roi=None if roi is None else str(roi),
         within_class=tuple(within_class or ()),
         detector=detector,
+        series=series,
+        force=force,
     )
     options = BatchOptions(
         devices=tuple(name.strip() for name in (devices or "").split(",") if name.strip()),

@@ -54,7 +54,7 @@ def finish_slide(
     parts, panel = plan.parts, manifest.panel
     wanted = {f"{s.id}.parquet" for s in plan.shards}
     remove_parts(parts, keep=wanted)
-    warnings = _warnings(manifest, _dropped(parts))
+    warnings = [*plan.warnings, *_warnings(manifest, _dropped(parts))]
     if plan.roi is not None and not plan.shards:
         warnings.append(f"No tissue was found inside the annotations of {plan.roi.path.name}.")
     counts = Counts(panel).add_all(read_parts(parts, panel, plan.mark))

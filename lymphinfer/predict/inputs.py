@@ -28,6 +28,8 @@ class Job:
         The slide's own bundle, over the settings' one.
     roi : str or None
         The slide's own file of annotations, over the settings' one.
+    series : str or None
+        The image to read, over the settings' one.
     """
 
     slide: Path
@@ -35,6 +37,7 @@ class Job:
     mpp: float | None = None
     bundle: str | None = None
     roi: str | None = None
+    series: str | None = None
 
     def settings(self, common: PredictSettings) -> PredictSettings:
         """Settings of this slide."""
@@ -43,6 +46,7 @@ class Job:
             mpp=common.mpp if self.mpp is None else self.mpp,
             bundle=self.bundle or common.bundle,
             roi=self.roi or common.roi,
+            series=self.series or common.series,
         )
 
 

@@ -10,11 +10,11 @@ from lymphinfer.errors import SlideError
 from lymphinfer.predict.inputs import Job
 from lymphinfer.predict.naming import slide_stem
 
-COLUMNS = ("slide", "mpp", "bundle", "out", "roi")
+COLUMNS = ("slide", "mpp", "bundle", "out", "roi", "series")
 
 
 def read_list(path: Path, out: Path) -> list[Job]:
-    """Read a csv or tsv with the columns ``slide[, mpp, bundle, out, roi]``; others are ignored.
+    """Read a csv or tsv with the columns ``slide[, mpp, bundle, out, roi, series]``; others are ignored.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ def _job(values: Mapping[str, str], base: Path, out: Path) -> Job:
         bundle = str(base / bundle)
     folder = out / values["out"] if values["out"] else out / _tree(slide, base)
     roi = str(base / values["roi"]) if values["roi"] else None
-    return Job(slide, folder, mpp, bundle or None, roi)
+    return Job(slide, folder, mpp, bundle or None, roi, values["series"] or None)
 
 
 def _tree(slide: Path, base: Path) -> Path:

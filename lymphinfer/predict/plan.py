@@ -23,7 +23,7 @@ from lymphinfer.slides import (
     Slide,
     TileGrid,
     find_roi,
-    open_slide,
+    check_stain,
     read_roi,
     tissue_mask,
 )
@@ -58,6 +58,8 @@ class SlidePlan:
         Of the stages so far.
     roi : Roi or None
         Where nuclei are looked for; the whole slide without it.
+    warnings : tuple of str
+        What the reader of the numbers must know of the slide.
     """
 
     path: Path
@@ -76,6 +78,7 @@ class SlidePlan:
     tissue_mm2: float
     seconds: dict[str, float] = field(default_factory=dict)
     roi: Roi | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def file(self) -> Path:
@@ -139,7 +142,7 @@ def plan_slide(
     Raises
     ------
     SlideError
-        The slide cannot be read.
+        The slide cannot be read, or is no H&E slide and the settings do not force it.
     AnnotationError
         The annotations that limit the work cannot be used.
     """
@@ -180,6 +183,8 @@ def plan_slide(
     clock = StageClock()
     with clock("tissue"):
         tissue = tissue_mask(slide, roi=roi, threads=settings.workers)
+    with clock("check"):
+        warnings = [*slide.warnings, *check_stain(slide, tissue, force=settings.force)]
     # A shard is what is lost when a process dies: its area does not grow with large tiles.
     per_shard = min(16, max(1, SHARD_PX // settings.tile_px) ** 2)
     shards = tuple(grid.shards(grid.tiles(tissue, roi=roi), per_shard))
@@ -189,15 +194,7 @@ def plan_slide(
         path=slide.path,
         folder=folder,
         settings=settings,
-        slide={
-            "name": slide.path.name,
-            "identity": identity,
-            "reader": slide.reader,
-            "dimensions": list(slide.dimensions),
-            "mpp": slide.mpp,
-            "mpp_source": slide.mpp_source,
-            "bounds_offset": list(slide.bounds_offset),
-        },
+        slide={**slide.facts(), "identity": identity},
         mark=mark,
         hierarchy=hierarchy,
         precision=precision,
@@ -210,6 +207,7 @@ def plan_slide(
         tissue_mm2=tissue.area_mm2,
         seconds=dict(clock.seconds),
         roi=roi,
+        warnings=tuple(warnings),
     )
 
 
@@ -249,7 +247,7 @@ def predict_shards(
         A part cannot be written.
     """
     if slide is None:
-        with open_slide(plan.path, plan.settings.mpp) as opened:
+        with plan.settings.open(plan.path) as opened:
             return predict_shards(plan, ids, bundle, slide=opened, on_tile=on_tile)
     found = bundle.manifest.sha256, precision_name(bundle.markers.autocast), bundle.runtime
     if found != (plan.bundle_sha256, plan.precision, plan.runtime):

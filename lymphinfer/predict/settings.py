@@ -13,6 +13,7 @@ from lymphinfer.bundles.registry import DEFAULT_BUNDLE, PATCH_BUNDLE
 from lymphinfer.errors import LymphinferError
 from lymphinfer.export.geojson import FORMATS
 from lymphinfer.markers.hierarchy import HierarchyMode
+from lymphinfer.slides import Slide, open_slide
 
 MIN_TILE_PX, MAX_TILE_PX = 256, 8192
 
@@ -48,6 +49,10 @@ class PredictSettings:
         File of QuPath annotations that limit the work, or a folder with one a slide.
     within_class : tuple of str
         Only annotations of these classes; needs `roi`.
+    series : str or None
+        Number or name of the image to read, of a file that holds several; by default the largest.
+    force : bool
+        Go on with what does not look like an H&E slide.
 
     Raises
     ------
@@ -69,6 +74,8 @@ class PredictSettings:
     within_class: tuple[str, ...] = ()
     detector: str | None = None
     runtime: str = "auto"
+    series: str | None = None
+    force: bool = False
 
     def __post_init__(self) -> None:
         if not self.bundle:
@@ -89,6 +96,10 @@ class PredictSettings:
             problems.append("--within-class: needs --roi, the annotations that have classes")
         if problems:
             raise LymphinferError("; ".join(problems))
+
+    def open(self, path: Path) -> Slide:
+        """Open a slide as the settings say, see `lymphinfer.slides.open_slide`."""
+        return open_slide(path, self.mpp, series=self.series, force=self.force)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for a summary."""

@@ -20,7 +20,6 @@ from lymphinfer.predict.plan import (
 )
 from lymphinfer.predict.settings import PredictSettings, SlideResult
 from lymphinfer.runtime import choose_runtime
-from lymphinfer.slides import open_slide
 
 __all__ = ["SUMMARY", "Progress", "default_out", "load", "open_plan", "predict_slide", "slide_stem"]
 
@@ -99,7 +98,7 @@ def predict_slide(
     folder = Path(folder) if folder is not None else default_out(path) / slide_stem(path)
     progress = progress or Silent()
     began = time.perf_counter()
-    with open_slide(path, settings.mpp) as slide:
+    with settings.open(path) as slide:
         check_writable(folder)
         bundle = bundle or load(settings)
         plan = plan_slide(slide, folder, settings, bundle)
@@ -127,7 +126,7 @@ def open_plan(
     ResultError
         The results cannot be written.
     """
-    with open_slide(path, settings.mpp) as slide:
+    with settings.open(path) as slide:
         check_writable(folder)
         return plan_slide(slide, folder, settings, bundle)
 

@@ -4,6 +4,7 @@ from lymphinfer.slides.grid import Shard, Tile, TileGrid
 from lymphinfer.slides.opening import SLIDE_SUFFIXES, open_slide
 from lymphinfer.slides.roi import Roi, find_roi, read_roi
 from lymphinfer.slides.slide import Slide
+from lymphinfer.slides.stain_check import check_stain
 from lymphinfer.slides.tissue import TissueMask, tissue_mask
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Tile",
     "TileGrid",
     "TissueMask",
+    "check_stain",
     "find_roi",
     "open_slide",
     "read_roi",

@@ -49,6 +49,13 @@ def file_identity(path: Path) -> str:
     return digest.hexdigest()
 
 
+def image_identity(identity: str, number: int) -> str:
+    """Fingerprint of an image of a file that holds several; the file's own for its first one."""
+    if number == 0:
+        return identity
+    return hashlib.sha256(f"{identity}:image {number}".encode()).hexdigest()
+
+
 def _add_file(digest: hashlib._Hash, path: Path) -> None:
     size = path.stat().st_size
     digest.update(f"{size};".encode())

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lymphinfer.errors import SlideError
-from lymphinfer.slides.pixel_size import StatedSize, resolution_stated_size, resolve_pixel_size
+from lymphinfer.slides.pixel_size import StatedSize, resolve_pixel_size
 from lymphinfer.slides.pyramid import PyramidSlide
 
 if TYPE_CHECKING:
@@ -28,8 +28,6 @@ class OpenSlideSlide(PyramidSlide):
         The file.
     mpp : float or None
         The user's pixel size, µm/px.
-    decided : (float, str), optional
-        Pixel size and source where another reader has settled them.
 
     Raises
     ------
@@ -39,17 +37,14 @@ class OpenSlideSlide(PyramidSlide):
         No usable pixel size.
     """
 
-    def __init__(
-        self, path: Path, mpp: float | None, decided: tuple[float, str] | None = None
-    ) -> None:
+    def __init__(self, path: Path, mpp: float | None) -> None:
         from openslide import OpenSlide
 
         handle = OpenSlide(path)
         try:
             properties = dict(handle.properties)
-            self.mpp, self.mpp_source = decided or resolve_pixel_size(
-                path, _stated_size(properties), mpp
-            )
+            stated = _stated_size(properties)
+            self.mpp, self.mpp_source = resolve_pixel_size(path, stated, mpp)
         except BaseException:
             handle.close()
             raise
@@ -58,6 +53,7 @@ class OpenSlideSlide(PyramidSlide):
         self.dimensions = handle.dimensions
         self.level_dimensions = tuple(handle.level_dimensions)
         self.bounds_offset = _bounds_offset(properties)
+        self.icc_profile_bytes = int(properties.get("openslide.icc-size", 0))
         self._downsamples = tuple(handle.level_downsamples)
         self._handle: OpenSlide | None = handle
         self._lock = threading.Lock()
@@ -137,8 +133,6 @@ def _on_white(image: Image) -> Image:
 
 def _stated_size(properties: dict[str, str]) -> StatedSize:
     x, y = (_number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy")
-    if properties.get("openslide.vendor") == "generic-tiff":
-        return resolution_stated_size(x, y, trusted=True)
     if x is not None or y is not None:
         return StatedSize((x or y or math.nan, y or x or math.nan))
     power = _number(properties.get("openslide.objective-power"))
