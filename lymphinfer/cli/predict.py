@@ -16,8 +16,9 @@ def predict(
         Path,
         typer.Argument(
             metavar="SLIDE|FOLDER|PATTERN|LIST",
-            help="A slide; a folder, searched with its subfolders; a quoted pattern such as "
-            "'slides/**/*.svs'; or a csv or tsv with the columns slide[, mpp, bundle, out, roi, series].",
+            help="A slide or its http(s) or s3 address; a folder, searched with its subfolders; a "
+            "quoted pattern such as 'slides/**/*.svs'; or a csv or tsv with the columns "
+            "slide[, mpp, bundle, out, roi, series].",
         ),
     ],
     out: Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,11 @@ from lymphinfer.errors import SlideError
 from lymphinfer.predict.naming import default_out, slide_stem
 from lymphinfer.predict.settings import PredictSettings
 from lymphinfer.slides import SLIDE_SUFFIXES
+from lymphinfer.slides.grouping import group_files, slide_of
+from lymphinfer.slides.remote import remote_address, remote_name
+from lymphinfer.slides.zarr_reader import is_zarr
+
+log = logging.getLogger(__name__)
 
 LIST_SUFFIXES = (".csv", ".tsv")
 
@@ -51,12 +57,20 @@ class Job:
 
 
 def results_root(source: Path, out: Path | None = None) -> Path:
-    """Root of the results of a source: `out`, or ``<stem>.lymphinfer`` beside the source."""
-    return out if out is not None else default_out(_base(source))
+    """Root of the results of a source: `out`, or ``<stem>.lymphinfer`` beside the source.
+
+    Those of an address go to the current folder.
+    """
+    if out is not None:
+        return out
+    address = remote_address(source)
+    return default_out(_base(source) if address is None else Path(remote_name(address)))
 
 
 def is_single(source: Path) -> bool:
     """Whether a source names one slide, not several."""
+    if _is_one(source):
+        return True
     return not (source.is_dir() or _is_pattern(source) or source.suffix.lower() in LIST_SUFFIXES)
 
 
@@ -84,6 +98,10 @@ def find_jobs(source: Path, out: Path | None = None) -> list[Job]:
         The source is missing, holds no slide, or is a list with bad rows.
     """
     out = results_root(source, out)
+    if _is_one(source):
+        address = remote_address(source)
+        name = source if address is None else Path(remote_name(address))
+        return [Job(source, out / slide_stem(name))]
     if source.is_dir():
         slides = _slides_in(source, source.rglob("*"), out)
         if not slides:
@@ -105,8 +123,29 @@ def find_jobs(source: Path, out: Path | None = None) -> list[Job]:
     if source.suffix.lower() in LIST_SUFFIXES:
         from lymphinfer.predict.lists import read_list
 
-        return read_list(source, out)
+        return _once(read_list(source, out))
     return [Job(source, out / slide_stem(source))]
+
+
+def _is_one(source: Path) -> bool:
+    """Whether a source is an address or a folder that is one slide."""
+    return remote_address(source) is not None or is_zarr(source)
+
+
+def _once(jobs: list[Job]) -> list[Job]:
+    """Jobs of a list, without the rows that name another file of a slide that stands above."""
+    main = {m: group.path for group in group_files(job.slide for job in jobs)
+            for m in group.members}  # fmt: skip
+    first: dict[tuple[Path, str | None], Path] = {}
+    kept = []
+    for job in jobs:
+        slide = slide_of(job.slide)
+        before = first.setdefault((main.get(slide, slide), job.series), job.slide)
+        if before == job.slide:
+            kept.append(job)
+        else:
+            log.warning("%s: left out, another file of the slide %s", job.slide, before)
+    return kept
 
 
 def _is_pattern(source: Path) -> bool:
@@ -126,7 +165,7 @@ def _base(source: Path) -> Path:
 
 
 def _slides_in(base: Path, paths: Iterable[Path], out: Path) -> list[Path]:
-    """Slides among paths below a folder, sorted."""
+    """Slides among paths below a folder, sorted, each once whatever its files."""
     results = out.absolute()
     slides = []
     for path in paths:
@@ -139,7 +178,7 @@ def _slides_in(base: Path, paths: Iterable[Path], out: Path) -> list[Path]:
         # The pixels of a MIRAX slide lie in a folder of its name.
         if not any(folder.with_name(f"{folder.name}.mrxs").is_file() for folder in above):
             slides.append(path)
-    return sorted(slides)
+    return [slide.path for slide in group_files(slides)]
 
 
 def _mirrored(slides: list[Path], base: Path, out: Path) -> list[Job]:

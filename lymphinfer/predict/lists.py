@@ -9,12 +9,13 @@ from pathlib import Path
 from lymphinfer.errors import SlideError
 from lymphinfer.predict.inputs import Job
 from lymphinfer.predict.naming import slide_stem
+from lymphinfer.slides.remote import remote_address, remote_name
 
 COLUMNS = ("slide", "mpp", "bundle", "out", "roi", "series")
 
 
 def read_list(path: Path, out: Path) -> list[Job]:
-    """Read a csv or tsv with the columns ``slide[, mpp, bundle, out, roi, series]``; others are ignored.
+    """Read a csv or tsv with the columns ``slide[, mpp, bundle, out, roi, series]``, and any other.
 
     Parameters
     ----------
@@ -80,7 +81,8 @@ def _delimiter(header: str) -> str:
 def _job(values: Mapping[str, str], base: Path, out: Path) -> Job:
     if not values["slide"]:
         raise ValueError("no slide")
-    slide = base / values["slide"]
+    address = remote_address(values["slide"])
+    slide = base / values["slide"] if address is None else Path(address)
     mpp = None
     if values["mpp"]:
         try:
@@ -99,6 +101,9 @@ def _job(values: Mapping[str, str], base: Path, out: Path) -> Job:
 
 def _tree(slide: Path, base: Path) -> Path:
     """Result folder of a slide, from the results root; keeps the suffix out."""
+    address = remote_address(slide)
+    if address is not None:
+        return Path(slide_stem(Path(remote_name(address))))
     whole, root = (p.resolve() for p in (slide, base))
     inner = whole.relative_to(root) if whole.is_relative_to(root) else Path(*whole.parts[1:])
     return inner.parent / slide_stem(slide)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lymphinfer.slides.remote import remote_address, remote_name
+
 SUMMARY = "summary.json"
 PARTS = "parts"
 
 
 def slide_stem(path: Path) -> str:
     """File name without its slide suffix: ``a.svs`` and ``a.ome.tif`` both give ``a``."""
-    stem = path.stem
+    address = remote_address(path)
+    stem = path.stem if address is None else Path(remote_name(address)).stem
     return stem[:-4] if stem.lower().endswith(".ome") else stem
 
 

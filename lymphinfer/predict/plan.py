@@ -22,8 +22,8 @@ from lymphinfer.slides import (
     Shard,
     Slide,
     TileGrid,
-    find_roi,
     check_stain,
+    find_roi,
     read_roi,
     tissue_mask,
 )

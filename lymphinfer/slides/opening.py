@@ -6,7 +6,9 @@ import os
 from pathlib import Path
 
 from lymphinfer.errors import SlideError
+from lymphinfer.slides.remote import remote_address
 from lymphinfer.slides.slide import Slide
+from lymphinfer.slides.zarr_reader import ZarrSlide, is_zarr
 
 SLIDE_SUFFIXES = (
     ".svs",
@@ -23,6 +25,7 @@ SLIDE_SUFFIXES = (
     ".png",
     ".jpg",
     ".jpeg",
+    ".zarr",
 )
 """What a folder is searched for, lower case; `.tif` covers `.ome.tif`."""
 
@@ -47,12 +50,13 @@ def open_slide(
     """Open a whole-slide image or a plain field of view.
 
     The content decides which reader is used: OpenSlide for scanners' formats, tifffile for OME-TIFF
-    and any other TIFF, Pillow for PNG and JPEG.
+    and any other TIFF, zarr for OME-Zarr, Pillow for PNG and JPEG.
 
     Parameters
     ----------
     path : str or path-like
-        The file; for MIRAX the `.mrxs`, for DICOM any file of the slide.
+        The file; for MIRAX the `.mrxs`, for DICOM any file of the slide, for OME-Zarr the folder;
+        or an http(s) or s3 address of a TIFF or OME-Zarr, which needs the extra `remote`.
     mpp : float, optional
         Level-0 pixel size, µm/px. Wins over what the file says.
     series : str, optional
@@ -74,6 +78,10 @@ def open_slide(
         No pixel size, or one outside 0.1-1.0 µm/px.
     """
     file = Path(path)
+    if remote_address(path) is not None:
+        return _open_remote(file, str(remote_address(path)), mpp, series, force)
+    if is_zarr(file):
+        return ZarrSlide(file, mpp, series=series, force=force)
     head = _head(file)
     # Python's openslide finds its library on import; without it not even a PNG is worth a try.
     try:
@@ -104,6 +112,25 @@ def open_slide(
         _check_one_image(file, series)
         return ImageSlide(file, mpp)
     raise SlideError(f"{file}: not a slide, but {_describe(file, head)}.")
+
+
+def _open_remote(
+    file: Path, address: str, mpp: float | None, series: str | None, force: bool
+) -> Slide:
+    from lymphinfer.slides.remote import RemoteSource
+    from lymphinfer.slides.tiff_chain import TIFF_MAGICS
+    from lymphinfer.slides.tiff_reader import TiffSlide
+
+    if is_zarr(file):
+        return ZarrSlide(file, mpp, series=series, force=force)
+    source = RemoteSource(address)
+    head = source.read(0, 64)
+    if not head.startswith(TIFF_MAGICS):
+        raise SlideError(
+            f"{source}: not a TIFF, but {_describe(file, head)}. At addresses, TIFF, OME-TIFF, SVS "
+            "and OME-Zarr can be read: download the file."
+        )
+    return TiffSlide(file, mpp, series=series, force=force, source=source)
 
 
 def _open_tiff(

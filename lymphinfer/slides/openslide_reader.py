@@ -54,6 +54,7 @@ class OpenSlideSlide(PyramidSlide):
         self.level_dimensions = tuple(handle.level_dimensions)
         self.bounds_offset = _bounds_offset(properties)
         self.icc_profile_bytes = int(properties.get("openslide.icc-size", 0))
+        self.associated = tuple(handle.associated_images)
         self._downsamples = tuple(handle.level_downsamples)
         self._handle: OpenSlide | None = handle
         self._lock = threading.Lock()

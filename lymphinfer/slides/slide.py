@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from lymphinfer.slides.grid import grid_dimensions
 from lymphinfer.slides.identity import file_identity, image_identity
 from lymphinfer.slides.images import SlideImage
+from lymphinfer.slides.remote import remote_address, remote_name
 
 RGB = NDArray[np.uint8]
 
@@ -42,6 +43,8 @@ class Slide(ABC):
         What the reader of the numbers must know, a sentence or two each.
     icc_profile_bytes : int
         Size of the file's ICC profile, which is not applied; 0 where there is none.
+    associated : tuple of str
+        Pictures beside the scan that the format sets apart, such as its label.
     """
 
     path: Path
@@ -54,6 +57,7 @@ class Slide(ABC):
     other_files: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     icc_profile_bytes: int = 0
+    associated: tuple[str, ...] = ()
 
     @abstractmethod
     def read_region(self, x: int, y: int, width: int, height: int, mpp: float) -> RGB:
@@ -106,8 +110,9 @@ class Slide(ABC):
 
     def facts(self) -> dict[str, Any]:
         """What a summary says of the slide, as plain values."""
+        address = remote_address(self.path)
         return {
-            "name": self.path.name,
+            "name": self.path.name if address is None else remote_name(address),
             "reader": self.reader,
             "dimensions": list(self.dimensions),
             "mpp": self.mpp,

@@ -1,4 +1,4 @@
-"""What a TIFF holds: its images, each with its planes, its pixel size and what may be its levels."""
+"""What a TIFF holds: its images, their planes, their pixel sizes, and what may be their levels."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ Planes = tuple[Any, ...]
 
 _UM_PER_RESOLUTION_UNIT = {2: 25_400.0, 3: 10_000.0}
 _REDUCED = 1
+_UNSTATED = StatedSize(None)
 _UNLISTED = "page that the OME-XML does not list"
 _KIND = re.compile(r"label|macro|overview|thumbnail|preview|barcode|navigation", re.IGNORECASE)
 _KIND_LINE = re.compile(
@@ -60,7 +61,7 @@ class TiffImage:
     planes: Planes
     candidates: tuple[Planes, ...] = ()
     sizes: tuple[tuple[str, int], ...] = (("Z", 1), ("T", 1), ("C", 1))
-    stated: StatedSize = StatedSize(None)
+    stated: StatedSize = _UNSTATED
     channels: tuple[OmeChannel, ...] = ()
     files: tuple[str, ...] = ()
 

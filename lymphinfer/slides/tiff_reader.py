@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lymphinfer.errors import SlideError
+from lymphinfer.slides.identity import image_identity, source_identity
 from lymphinfer.slides.images import (
     SlideImage,
     other_files_warning,
@@ -174,6 +175,17 @@ class TiffSlide(PyramidSlide):
         from PIL import Image
 
         return Image.fromarray(self._levels[level].read(x, y, width, height))
+
+    def identity(self) -> str:
+        """See `Slide.identity`."""
+        try:
+            content = source_identity(self._store.source)
+        except OSError as error:
+            raise SlideError(
+                f"{self._store.source}: cannot be read to identify it ({error.strerror or error}). "
+                "Check that the file still exists and that you may read it."
+            ) from error
+        return image_identity(content, self.image_number)
 
     def close(self) -> None:
         """Release the file. Safe to call twice."""

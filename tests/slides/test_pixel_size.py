@@ -10,8 +10,8 @@ from PIL import Image
 
 from lymphinfer.errors import PixelSizeError
 from lymphinfer.slides import open_slide
-from lymphinfer.slides.openslide_reader import _bounds_offset, _stated_size
 from lymphinfer.slides.ome import read_ome
+from lymphinfer.slides.openslide_reader import _bounds_offset, _stated_size
 from lymphinfer.slides.pixel_size import StatedSize, resolve_pixel_size
 
 from .made import write_ome, write_svs
