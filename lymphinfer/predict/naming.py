@@ -21,5 +21,6 @@ def default_out(path: Path) -> Path:
     """Result root beside a slide or folder: ``<stem>.lymphinfer``."""
     if not path.name or path.name == "..":
         path = path.resolve()
-    stem = path.name if path.is_dir() else slide_stem(path)
+    is_folder = path.is_dir() and path.suffix.lower() != ".zarr"
+    stem = path.name if is_folder else slide_stem(path)
     return path.parent / f"{stem}.lymphinfer"
