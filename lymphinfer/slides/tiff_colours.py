@@ -38,15 +38,18 @@ class PageColours:
         The colour space of interleaved JPEG segments; None for all other pages.
     converts : bool
         Whether decoded samples are YCbCr still.
+    is_jpeg2000 : bool
+        Whether the segments are JPEG 2000 of all samples.
     """
 
     jpeg: Colours | None = None
     converts: bool = False
+    is_jpeg2000: bool = False
 
     @property
     def decodes(self) -> bool:
         """Whether `decode` must be used for the segments."""
-        return self.jpeg is not None
+        return self.jpeg is not None or self.is_jpeg2000
 
     @property
     def white(self) -> tuple[int, int, int]:
@@ -54,10 +57,12 @@ class PageColours:
         return (255, 128, 128) if self.converts else (255, 255, 255)
 
     def decode(self, data: bytes, tables: bytes | None) -> Pixels:
-        """Decode a JPEG segment to RGB, (rows, columns, 3)."""
-        from imagecodecs import jpeg8_decode
+        """Decode a segment, (rows, columns, samples)."""
+        from imagecodecs import jpeg2k_decode, jpeg8_decode
 
-        assert self.jpeg is not None
+        if self.jpeg is None:
+            # tifffile refuses those whose tag says YCbCr, for a subsampling that is not theirs.
+            return np.ascontiguousarray(jpeg2k_decode(data))
         return np.ascontiguousarray(
             jpeg8_decode(data, tables=tables, colorspace=self.jpeg.value, outcolorspace="RGB")
         )
@@ -96,8 +101,10 @@ def page_colours(page: Any, source: ByteSource) -> PageColours:
     if compression in _JPEG2000:
         data = next(iter(_segments(page, source, 1, _HEADER_BYTES)), b"")
         # A codestream of one component a plane cannot have transformed them.
-        mixed = int(first.planarconfig) == 1 and uses_colour_transform(data)
-        return PageColours(converts=not mixed and (tagged or compression == _JPEG2000_YCBCR))
+        interleaved = int(first.planarconfig) == 1
+        mixed = interleaved and uses_colour_transform(data)
+        converts = not mixed and (tagged or compression == _JPEG2000_YCBCR)
+        return PageColours(converts=converts, is_jpeg2000=interleaved)
     if compression not in _JPEG or int(first.planarconfig) != 1:
         return PageColours(converts=tagged)
     if samples != 3 or int(first.bitspersample) != 8:

@@ -53,8 +53,9 @@ def mean_difference(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def assert_is_reference(result: SlideResult, tolerance: float = 0.02) -> None:
-    """Assert the numbers of the reference: nuclei within 1, tissue and CD45 within 2 %."""
+    """Assert the numbers of the reference: nuclei within 1, tissue within 2 %, CD45 as given."""
     summary = result.summary
-    assert abs(summary["nuclei"] - NUCLEI) <= 1
-    assert summary["tissue_mm2"] == pytest.approx(TISSUE_MM2, rel=tolerance)
-    assert summary["markers"]["CD45"]["expected"] == pytest.approx(CD45, rel=tolerance)
+    found = summary["nuclei"], summary["tissue_mm2"], summary["markers"]["CD45"]["expected"]
+    assert abs(found[0] - NUCLEI) <= 1, found
+    assert found[1] == pytest.approx(TISSUE_MM2, rel=0.02), found
+    assert found[2] == pytest.approx(CD45, rel=tolerance), found

@@ -99,6 +99,7 @@ def test_planes_of_ycbcr_become_rgb_and_white_outside(tmp_path, pixels):
     tifffile.imwrite(
         path, np.ascontiguousarray(planes), photometric="rgb", planarconfig="separate",
         tile=(TILE, TILE), compression="zlib", metadata=None,
+        extratags=[(530, "H", 2, (1, 1), True)],
     )  # fmt: skip
     with tifffile.TiffFile(path, mode="r+b") as tif:
         tif.pages[0].tags["PhotometricInterpretation"].overwrite(6)

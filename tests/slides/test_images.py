@@ -159,14 +159,6 @@ def test_pages_of_one_size_that_differ_are_scans_and_no_stack(tmp_path, pixels):
         assert "1 other image" in slide.warnings[0]
 
 
-def test_a_page_that_the_ome_xml_does_not_list_is_never_the_scan(tmp_path, pixels):
-    path = write(tmp_path / "a.ome.tif", (pixels, size(0.25, "scan")))
-    tifffile.imwrite(path, np.tile(pixels, (2, 2, 1)), append=True, metadata=None, **TILED)
-    with open_slide(path) as slide:
-        assert slide.dimensions == (603, 500)
-        assert "'page 1'" in slide.warnings[0]
-
-
 def test_an_icc_profile_is_told_of(tmp_path, pixels):
     profile = b"p" * 200
     tifffile.imwrite(tmp_path / "a.tif", pixels, metadata=None, iccprofile=profile, **TILED)
