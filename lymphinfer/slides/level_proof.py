@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import Protocol
 
 import numpy as np
@@ -35,6 +35,32 @@ class Level(Protocol):
 
     def read(self, x: int, y: int, width: int, height: int) -> Pixels:
         """RGB, (height, width, 3)."""
+
+
+# Whether two images of a file show the same, which each opening would ask again.
+_known: dict[Hashable, bool] = {}
+_MOST_KNOWN = 10_000
+
+
+def remembered(key: Hashable, ask: Callable[[], bool]) -> bool:
+    """Answer a question about a file once in the life of the process.
+
+    Parameters
+    ----------
+    key : hashable
+        The file, its version, and which of its images.
+    ask : callable
+        Answers it; a `SlideError` counts as no.
+    """
+    if key not in _known:
+        try:
+            answer = ask()
+        except SlideError:
+            answer = False
+        if len(_known) >= _MOST_KNOWN:
+            _known.clear()
+        _known[key] = answer
+    return _known[key]
 
 
 def shows_the_same(fine: Level, coarse: Level) -> bool:

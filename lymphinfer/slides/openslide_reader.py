@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import math
 import threading
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from lymphinfer.errors import SlideError
+from lymphinfer.slides.level_proof import remembered, shows_the_same
 from lymphinfer.slides.pixel_size import StatedSize, resolve_pixel_size
 from lymphinfer.slides.pyramid import PyramidSlide
+from lymphinfer.slides.slide import RGB
 
 if TYPE_CHECKING:
     from openslide import OpenSlide
@@ -17,6 +22,8 @@ if TYPE_CHECKING:
 
 # Side of the fixed blocks in which a level of fractional downsample is read.
 _BLOCK_PX = 512
+# Formats of which OpenSlide takes every tiled page for a level.
+_ANY_TILED_PAGE = ("aperio",)
 
 
 class OpenSlideSlide(PyramidSlide):
@@ -56,13 +63,36 @@ class OpenSlideSlide(PyramidSlide):
         self.icc_profile_bytes = int(properties.get("openslide.icc-size", 0))
         self.associated = tuple(handle.associated_images)
         self._downsamples = tuple(handle.level_downsamples)
+        self._indices = tuple(range(len(self._downsamples)))
         self._handle: OpenSlide | None = handle
         self._lock = threading.Lock()
+        if properties.get("openslide.vendor") in _ANY_TILED_PAGE:
+            self._keep_proved_levels()
+
+    def _keep_proved_levels(self) -> None:
+        """Leave out what shows another picture than the level above it."""
+        stat = self.path.stat()
+        version = (str(self.path), stat.st_size, stat.st_mtime_ns)
+        levels = [_Level(self, i, size) for i, size in enumerate(self.level_dimensions)]
+        kept = levels[:1]
+        for level in levels[1:]:
+            key = (*version, "level", kept[-1].index, level.index)
+            if remembered(key, partial(shows_the_same, kept[-1], level)):
+                kept.append(level)
+        if len(kept) < len(levels):
+            wrong = ", ".join(f"{x.width} x {x.height} px" for x in levels if x not in kept)
+            self.warnings = (
+                f"The file holds other pictures where levels of the scan should be ({wrong}): they "
+                "are not read.",
+            )
+        self._downsamples = tuple(self._downsamples[level.index] for level in kept)
+        self.level_dimensions = tuple(self.level_dimensions[level.index] for level in kept)
+        self._indices = tuple(level.index for level in kept)
 
     def _read_level(self, level: int, x: int, y: int, width: int, height: int) -> Image:
         from PIL import Image
 
-        downsample = self._downsamples[level]
+        downsample, level = self._downsamples[level], self._indices[level]
         if abs(downsample - round(downsample)) < 1e-9:
             whole = round(downsample)
             return self._read(level, (x * whole, y * whole), (width, height))
@@ -118,6 +148,19 @@ class OpenSlideSlide(PyramidSlide):
             handle, self._handle, self._closed = self._handle, None, True
         if handle is not None:
             handle.close()
+
+
+class _Level:
+    """A level, for its proof."""
+
+    def __init__(self, slide: OpenSlideSlide, index: int, size: tuple[int, int]) -> None:
+        self.index = index
+        self.width, self.height = size
+        self._slide = slide
+
+    def read(self, x: int, y: int, width: int, height: int) -> RGB:
+        """RGB, (height, width, 3)."""
+        return np.asarray(self._slide._read_level(self.index, x, y, width, height))
 
 
 def _on_white(image: Image) -> Image:

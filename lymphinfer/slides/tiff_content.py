@@ -212,14 +212,17 @@ def _plain_images(tif: Any, pages: list[Any]) -> list[TiffImage]:
     """Images of a TIFF that no OME-XML describes: each page that no other one offers as a level."""
     images: list[TiffImage] = []
     for i, page in enumerate(pages):
-        owner = next(
-            (n for n in reversed(range(len(images))) if _is_below(page, images[n].planes[0])), None
-        )
-        if owner is not None and is_reduced(page):
+        owner = None
+        if is_reduced(page):
+            owner = next(
+                (n for n in reversed(range(len(images))) if _is_below(page, images[n].planes[0])),
+                None,
+            )
+        if owner is None:
+            images.append(_plain_image(tif, i, page))
+        else:
             candidates = (*images[owner].candidates, (page,))
             images[owner] = replace(images[owner], candidates=candidates)
-        else:
-            images.append(_plain_image(tif, i, page))
     return [_sorted_levels(image) for image in images]
 
 

@@ -14,7 +14,7 @@ from lymphinfer.slides.images import (
     other_images_warning,
     pick,
 )
-from lymphinfer.slides.level_proof import shows_the_same
+from lymphinfer.slides.level_proof import remembered, shows_the_same
 from lymphinfer.slides.pixel_size import resolve_pixel_size
 from lymphinfer.slides.pyramid import PyramidSlide
 from lymphinfer.slides.source import ByteSource, FileSource
@@ -33,9 +33,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _ICC_TAG = 34675
-_MOST_KNOWN = 10_000
-# Whether two pages of a file show the same, which each opening would ask again.
-_known: dict[tuple[object, ...], bool] = {}
+_LOOKED_AT = 3
 
 
 class TiffSlide(PyramidSlide):
@@ -122,10 +120,13 @@ class TiffSlide(PyramidSlide):
         others = [other for other in content.images if other is not image]
         pages = [] if content.is_ome else [o for o in others if o.kind == "scan"]
         if series is None and problem is None:
-            alike = [o for o in pages if _size_of(o) == _size_of(image) and
-                     self._proved(base, image.planes, o.planes, store)]  # fmt: skip
+            # Of a long stack the first pages tell as much as all of them.
+            same = [o for o in pages if _size_of(o) == _size_of(image)]
+            looked = same[:_LOOKED_AT]
+            alike = [o for o in looked if self._proved(base, image.planes, o.planes, store)]
             if alike:
-                stack = unfit_pages(1 + len(alike), image.planes[0])
+                count = 1 + len(alike) + len(same) - len(looked)
+                stack = unfit_pages(count, image.planes[0])
                 if not force:
                     raise SlideError(f"{store.source}: {stack}")
                 self.forced = (f"Read although it is {str(stack).partition('. ')[0]} (--force).",)
@@ -161,15 +162,7 @@ class TiffSlide(PyramidSlide):
         """Whether a page shows what a larger one shows; remembered for the next opening."""
         places = tuple(int(page.offset) for page in (*fine_planes, *planes))
         key = (str(store.source), store.source.version, *places)
-        if key not in _known:
-            try:
-                same = shows_the_same(fine, TiffLevel(planes, store))
-            except SlideError:
-                same = False
-            if len(_known) >= _MOST_KNOWN:
-                _known.clear()
-            _known[key] = same
-        return _known[key]
+        return remembered(key, lambda: shows_the_same(fine, TiffLevel(planes, store)))
 
     def _read_level(self, level: int, x: int, y: int, width: int, height: int) -> Image:
         from PIL import Image

@@ -159,6 +159,19 @@ def test_pages_of_one_size_that_differ_are_scans_and_no_stack(tmp_path, pixels):
         assert "1 other image" in slide.warnings[0]
 
 
+def test_another_picture_in_an_svs_is_no_level_and_is_told_of(tmp_path, pixels):
+    path = tmp_path / "a.svs"
+    text = "Aperio Image Library v1\r\nmade|AppMag = 40|MPP = 0.25"
+    with tifffile.TiffWriter(path) as tif:
+        for image in (pixels, halved(pixels), np.ascontiguousarray(halved(halved(pixels))[::-1])):
+            tif.write(image, description=text, metadata=None, **TILED)
+    with open_slide(path) as slide:
+        assert slide.reader == "openslide:aperio"
+        assert slide.level_dimensions == ((603, 500), (301, 250))
+        assert "150 x 125 px" in slide.warnings[0]
+        assert np.array_equal(slide.read_region(0, 0, 301, 250, 0.5), halved(pixels))
+
+
 def test_an_icc_profile_is_told_of(tmp_path, pixels):
     profile = b"p" * 200
     tifffile.imwrite(tmp_path / "a.tif", pixels, metadata=None, iccprofile=profile, **TILED)

@@ -24,7 +24,8 @@ def write_zarr(path: Path, image: np.ndarray, version: str, mpp: float = 0.25, *
     options = {"unit": "micrometer", "axes": "tczyx", "name": "scan", "labels": None, **changes}
     root = zarr.open_group(str(path), mode="w", zarr_format=2 if version == "0.4" else 3)
     axes, datasets = options["axes"], []
-    for k, level in enumerate((image, halved(image))):
+    half = halved(image) if image.dtype == np.uint8 else image[::2, ::2]
+    for k, level in enumerate((image, half)):
         planes = np.moveaxis(level, 2, 0)
         if axes == "tczyx":
             planes = planes[None, :, None]
