@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from xml.etree import ElementTree
@@ -226,10 +227,11 @@ def _companion(path: Path | None, name: str) -> str | None:
         return None
 
 
-def _named(element: Element, name: str) -> list[Element] | filter[Element]:
+def _named(element: Element, name: str) -> Iterator[Element]:
     """Descendants of a name, in whatever version's namespace."""
-    return filter(lambda e: isinstance(e.tag, str) and e.tag.rpartition("}")[2] == name,
-                  element.iter())  # fmt: skip
+    for inner in element.iter():
+        if isinstance(inner.tag, str) and inner.tag.rpartition("}")[2] == name:
+            yield inner
 
 
 def _whole(text: str | None, default: int) -> int:

@@ -8,17 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from lymphinfer.slides.ome import OmeChannel, OmeImage, is_ome, read_ome
-from lymphinfer.slides.pixel_size import (
-    StatedSize,
-    plausible,
-    resolution_stated_size,
-    stated_length,
-)
+from lymphinfer.slides.pixel_size import StatedSize, plausible
+from lymphinfer.slides.tiff_size import imagej_size, tag_size
 
 Planes = tuple[Any, ...]
 """Pages of one level: one page, or one for each of R, G and B."""
 
-_UM_PER_RESOLUTION_UNIT = {2: 25_400.0, 3: 10_000.0}
 _REDUCED = 1
 _UNSTATED = StatedSize(None)
 _UNLISTED = "page that the OME-XML does not list"
@@ -201,7 +196,7 @@ def _ome_image(ome: OmeImage, pages: list[Any], claimed: set[int]) -> TiffImage 
     sizes = {"Z": ome.sizes["Z"], "T": ome.sizes["T"], "C": extra if samples >= 3 else colours}
     if samples == 1 and len(planes) == 3:
         sizes["C"] = 1
-    stated = ome.stated if ome.stated.xy is not None else _tag_size(planes[0], ome.stated)
+    stated = ome.stated if ome.stated.xy is not None else tag_size(planes[0], ome.stated)
     return TiffImage(
         ome.number, ome.name, _kind(ome.name), planes, tuple(_sub_levels(planes)),
         tuple(sizes.items()), stated, ome.channels, ome.files,
@@ -238,7 +233,7 @@ def _plain_image(tif: Any, number: int, page: Any) -> TiffImage:
             sizes["Z"] = int(meta.get("images", 1))
     return TiffImage(
         number, "" if kind == "scan" else kind, kind, (page,), tuple(_sub_levels((page,))),
-        tuple(sizes.items()), _imagej_size(tif, page) or _tag_size(page),
+        tuple(sizes.items()), imagej_size(tif, page) or tag_size(page),
     )  # fmt: skip
 
 
@@ -289,29 +284,3 @@ def _is_below(page: Any, base: Any) -> bool:
 def _kind(name: str) -> str:
     found = _KIND.search(name)
     return found[0].lower() if found else "scan"
-
-
-def _tag_size(page: Any, otherwise: StatedSize | None = None) -> StatedSize:
-    """Pixel size by an Aperio description or by the resolution tags of a tiled TIFF."""
-    page = page.keyframe
-    found = re.search(r"\|\s*MPP\s*=\s*([0-9.]+)", page.description or "")
-    if found:
-        return StatedSize((float(found[1]), float(found[1])))
-    unit = _UM_PER_RESOLUTION_UNIT.get(int(page.resolutionunit))
-    if unit is None:
-        return otherwise or StatedSize(None)
-    x, y = (unit / value if value > 0 else None for value in page.resolution)
-    stated = resolution_stated_size(x, y, trusted=bool(page.is_tiled))
-    return otherwise if otherwise is not None and stated.xy is None else stated
-
-
-def _imagej_size(tif: Any, page: Any) -> StatedSize | None:
-    """Pixel size as ImageJ writes it: pixels a unit in the tags, the unit in the description."""
-    if not tif.is_imagej:
-        return None
-    unit = str((tif.imagej_metadata or {}).get("unit", "")).replace("\\u00B5", "µ")
-    sizes = [
-        stated_length(str(1 / value), unit) if value > 0 else None for value in page.resolution
-    ]
-    x, y = sizes
-    return None if x is None or y is None else StatedSize((x, y), "ImageJ description")

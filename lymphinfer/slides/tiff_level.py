@@ -177,6 +177,11 @@ class TiffLevel:
             return pixels
 
     def _decode(self, page: Any, index: int) -> Pixels | None:
+        if index >= min(len(page.dataoffsets), len(page.databytecounts)):
+            raise SlideError(
+                f"{self._store.source}: its list of {'tiles' if self.is_tiled else 'strips'} is "
+                "shorter than the image. The file is damaged: copy or export it again."
+            )
         offset, count = int(page.dataoffsets[index]), int(page.databytecounts[index])
         if count == 0:
             return None
