@@ -27,6 +27,7 @@ _BRIGHT = 150
 # Summed optical density of the three channels from which a pixel counts as stained.
 _STAINED = 0.12
 _FLAT_COLOURS = 64
+_PINK_WHITE = 8
 
 _WAY_OUT = {
     "fluorescence": "Give the H&E image of the same section.",
@@ -192,6 +193,9 @@ class _Stain:
 
 def _stained(pixels: Floats, shown: Floats) -> _Stain | None:
     white = np.maximum(np.percentile(shown, 99, axis=0), 60).astype(np.float32)
+    # A pink white is no glass but pale tissue that fills the picture.
+    if min(white[0], white[2]) - white[1] > _PINK_WHITE:
+        white[:] = white.max()
     relative = np.minimum(pixels / white, 1)
     density = -np.log10(np.maximum(relative, np.float32(1 / 128)))
     is_stained = density.sum(axis=1) > _STAINED

@@ -154,7 +154,7 @@ def _space_by_pixels(page: Any, source: ByteSource) -> Colours:
     if samples.std(axis=0).max() > 3:
         # A constant channel, such as Cb of a grey picture, has no correlation without the noise.
         noise = np.random.default_rng(0).normal(0, 0.5, samples.shape)
-        table = np.corrcoef(samples + noise, rowvar=False)
+        table = np.asarray(np.corrcoef(samples + noise, rowvar=False))
         return Colours.RGB if table[0, 1] + table[0, 2] > 0.6 else Colours.YCBCR
     near_neutral = np.abs(samples[:, 1:].mean(axis=0) - 128).max() < 24
     return Colours.YCBCR if near_neutral else Colours.RGB

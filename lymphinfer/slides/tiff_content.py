@@ -128,10 +128,18 @@ def tiff_content(path: Path, tif: Any) -> TiffContent | None:
     -------
     TiffContent, or None
         None for a file without an image.
+
+    Raises
+    ------
+    ValueError
+        A page has no size.
     """
-    pages = [page for page in tif.pages if page_size(page.keyframe) > (0, 0)]
+    pages = list(tif.pages)
     if not pages:
         return None
+    for i, page in enumerate(pages):
+        if min(page_size(page)) < 1:
+            raise ValueError(f"page {i} has no size")
     if not is_ome(pages[0].description):
         return TiffContent(tuple(_plain_images(tif, pages)), False)
     text = read_ome(pages[0].description, path)
