@@ -11,10 +11,12 @@ IMPORTED = {
     "cluster": ("distributed",),
     "hovernet": ("tiatoolbox",),
     "orion": ("s3fs", "matplotlib"),
+    "remote": ("fsspec", "aiohttp", "s3fs"),
     "report": ("jinja2", "matplotlib"),
     "spatialdata": ("spatialdata", "anndata"),
     "train": ("accelerate", "matplotlib", "sklearn", "threadpoolctl", "zarr"),
     "web": ("starlette", "uvicorn"),
+    "zarr": ("zarr",),
 }
 """Modules that the package imports of each extra, by the extra's name."""
 

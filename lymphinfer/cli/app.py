@@ -15,6 +15,7 @@ from lymphinfer.cli import gate, orion, weights
 from lymphinfer.cli.doctor import doctor
 from lymphinfer.cli.evaluate import evaluate
 from lymphinfer.cli.export import export
+from lymphinfer.cli.info import info
 from lymphinfer.cli.patch_size_study import patch_size_study
 from lymphinfer.cli.predict import predict
 from lymphinfer.cli.report import report
@@ -35,6 +36,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(predict)
+app.command()(info)
 app.command()(status)
 app.command()(doctor)
 app.command()(export)

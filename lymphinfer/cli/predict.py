@@ -16,9 +16,9 @@ def predict(
         Path,
         typer.Argument(
             metavar="SLIDE|FOLDER|PATTERN|LIST",
-            help="A slide; a folder, searched with its subfolders; a quoted pattern such as "
-            "'slides/**/*.svs'; or a csv or tsv with the columns slide[, mpp, bundle, out, roi, "
-            "tissue].",
+            help="A slide or its http(s) or s3 address; a folder, searched with its subfolders; a "
+            "quoted pattern such as 'slides/**/*.svs'; or a csv or tsv with the columns "
+            "slide[, mpp, bundle, out, roi, tissue, series].",
         ),
     ],
     out: Annotated[
@@ -91,6 +91,16 @@ def predict(
         list[str] | None,
         typer.Option("--within-class", help="Only inside annotations of this class; repeatable."),
     ] = None,
+    series: Annotated[
+        str | None,
+        typer.Option(
+            help="Number or name of the image to read, of a file that holds several (see "
+            "`lymphinfer info`). Default: the largest scan."
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Go on with what does not look like an H&E slide.")
+    ] = False,
     report: Annotated[
         bool, typer.Option("--report", help="Make the page to look at when done.")
     ] = False,
@@ -158,6 +168,8 @@ def predict(
         tissue=None if tissue is None else str(tissue),
         detector=detector,
         operating_point=operating_point.value,
+        series=series,
+        force=force,
     )
     options = BatchOptions(
         devices=tuple(name.strip() for name in (devices or "").split(",") if name.strip()),

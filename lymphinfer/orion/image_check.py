@@ -12,7 +12,7 @@ import numpy as np
 
 from lymphinfer.errors import DataError
 from lymphinfer.orion.manifest import CHANNELS
-from lymphinfer.slides.pixel_size import StatedSize, ome_stated_size
+from lymphinfer.slides.tiff_content import tiff_content
 from lymphinfer.textfiles import read_text
 
 
@@ -29,7 +29,7 @@ class ImageFacts:
         Colours or channels.
     dtype : str
     mpp : float or None
-        Pixel size by the OME-XML, µm/px; None where it states none.
+        Pixel size of that image, µm/px; None where the file states none.
     levels : int
         Of the pyramid.
     """
@@ -64,21 +64,22 @@ def inspect_image(path: Path) -> tuple[ImageFacts | None, list[str]]:
     try:
         size = path.stat().st_size
         with TiffFile(path) as tif:
-            series = max(tif.series, key=lambda image: int(np.prod(image.shape)))
-            ends = [
-                _end(page) for level in series.levels for page in level.pages if page is not None
-            ]
+            content = tiff_content(path, tif)
+            if content is None:
+                return None, [f"{path}: a TIFF without images. It is cut or damaged. {again}"]
+            image = content.scan()
+            levels = (image.planes, *image.candidates)
+            ends = [_end(page) for planes in levels for page in planes]
+            page = image.planes[0].keyframe
             ome_xml = tif.ome_metadata
-            stated = ome_stated_size(ome_xml) if ome_xml else StatedSize(None)
-            axes = dict(zip(series.axes, series.shape, strict=True))
+            stated = image.stated.xy
             facts = ImageFacts(
                 path,
-                int(axes.get("X", 0)),
-                int(axes.get("Y", 0)),
-                int(axes.get("S", axes.get("C", 1))),
-                str(series.dtype),
-                None if stated.xy is None else sum(stated.xy) / 2,
-                len(series.levels),
+                *image.dimensions,
+                image.channel_count,
+                str(page.dtype),
+                None if stated is None else sum(stated) / 2,
+                len(levels),
             )
     # tifffile raises whatever a damaged file leads it into.
     except Exception as error:

@@ -16,7 +16,7 @@ from lymphinfer.errors import LymphinferError, ResultError
 from lymphinfer.predict.inputs import Job
 from lymphinfer.predict.locks import EXPIRES_S, LOCK, FolderLock, Heart, Owner
 from lymphinfer.predict.naming import PARTS
-from lymphinfer.predict.ownership import check_owner, new_state
+from lymphinfer.predict.ownership import check_owner, new_state, slide_place, slide_words
 from lymphinfer.predict.platform import machine
 from lymphinfer.predict.settings import PredictSettings
 from lymphinfer.predict.state import (
@@ -27,7 +27,6 @@ from lymphinfer.predict.state import (
     slide_stamp,
     write_state,
 )
-from lymphinfer.textfiles import shown
 
 log = logging.getLogger(__name__)
 
@@ -140,8 +139,8 @@ class Claims:
         settings = job.settings(self.settings)
         state = replace(
             state,
-            slide=str(job.slide),
-            path=shown(job.slide.absolute()),
+            slide=slide_words(job.slide),
+            path=slide_place(job.slide),
             attempts=state.attempts + 1,
             reason="",
             seconds=0.0,

@@ -9,11 +9,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lymphinfer.errors import SlideError
-from lymphinfer.predict.naming import MAX_NAME_BYTES, default_out, safe_name, slide_stem
+from lymphinfer.predict.naming import MAX_NAME_BYTES, default_out, file_name, safe_name, slide_stem
 from lymphinfer.predict.ownership import assign_folders
 from lymphinfer.predict.search import Search
 from lymphinfer.predict.settings import PredictSettings
 from lymphinfer.slides import SLIDE_SUFFIXES
+from lymphinfer.slides.grouping import group_files, slide_of
+from lymphinfer.slides.remote import remote_address
+from lymphinfer.slides.zarr_reader import is_zarr
+from lymphinfer.textfiles import shown
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +41,8 @@ class Job:
         The slide's own file of annotations, over the settings' one.
     tissue : str or None
         The slide's own file of its tissue, over the settings' one.
+    series : str or None
+        The image to read, over the settings' one.
     """
 
     slide: Path
@@ -45,6 +51,7 @@ class Job:
     bundle: str | None = None
     roi: str | None = None
     tissue: str | None = None
+    series: str | None = None
 
     def settings(self, common: PredictSettings) -> PredictSettings:
         """Settings of this slide."""
@@ -54,16 +61,24 @@ class Job:
             bundle=self.bundle or common.bundle,
             roi=self.roi or common.roi,
             tissue=self.tissue or common.tissue,
+            series=self.series or common.series,
         )
 
 
 def results_root(source: Path, out: Path | None = None) -> Path:
-    """Root of the results of a source: `out`, or ``<stem>.lymphinfer`` beside the source."""
-    return out if out is not None else default_out(_base(source))
+    """Root of the results of a source: `out`, or ``<stem>.lymphinfer`` beside the source.
+
+    Those of an address go to the current folder.
+    """
+    if out is not None:
+        return out
+    return default_out(_base(source) if remote_address(source) is None else Path(file_name(source)))
 
 
 def is_single(source: Path) -> bool:
     """Whether a source names one slide, not several."""
+    if _is_one(source):
+        return True
     return not (_is_dir(source) or _is_pattern(source) or source.suffix.lower() in LIST_SUFFIXES)
 
 
@@ -73,10 +88,10 @@ def find_jobs(source: Path, out: Path | None = None) -> list[Job]:
     Parameters
     ----------
     source : Path
-        A slide; a folder that is searched with its subfolders by known suffixes, where hidden
-        files, result folders and the folders of MIRAX slides are passed over, and links to folders
-        are followed once; a pattern such as ``slides/**/*.svs``; or a csv or tsv list, see
-        `lymphinfer.predict.lists.read_list`.
+        A slide or its address; a folder that is searched with its subfolders by known suffixes,
+        where hidden files, result folders and the folders of MIRAX slides are passed over, and
+        links to folders are followed once; a pattern such as ``slides/**/*.svs``; or a csv or tsv
+        list, see `lymphinfer.predict.lists.read_list`.
     out : Path, optional
         Root of the results; by default ``<stem>.lymphinfer`` beside the source.
 
@@ -93,10 +108,14 @@ def find_jobs(source: Path, out: Path | None = None) -> list[Job]:
         The source is missing, holds no slide, or is a list with bad rows.
     """
     out = results_root(source, out)
+    if _is_one(source):
+        (folder,) = assign_folders([source], [out / slide_stem(source)])
+        return [Job(source, folder)]
     if _is_dir(source) or _is_pattern(source):
         base = _base(source)
         search = Search(base, out)
-        slides = search.below() if _is_dir(source) else search.matching(source)
+        found = search.below() if _is_dir(source) else search.matching(source)
+        slides = [slide.path for slide in group_files(found)]
         _tell(search.left_out)
         suffixes = ", ".join(SLIDE_SUFFIXES)
         if not slides and _is_dir(source):
@@ -109,13 +128,36 @@ def find_jobs(source: Path, out: Path | None = None) -> list[Job]:
     if source.suffix.lower() in LIST_SUFFIXES:
         from lymphinfer.predict.lists import read_list
 
-        return read_list(source, out)
+        return _once(read_list(source, out))
     if source.suffix.lower() in _SHEETS:
         raise SlideError(
             f"{source}: a spreadsheet; a list of slides is a csv or tsv file: save it as CSV UTF-8"
         )
     (folder,) = assign_folders([source], [out / slide_stem(source)])
     return [Job(source, folder)]
+
+
+def _is_one(source: Path) -> bool:
+    """Whether a source is an address or a folder that is one slide."""
+    return remote_address(source) is not None or is_zarr(source)
+
+
+def _once(jobs: list[Job]) -> list[Job]:
+    """Jobs of a list, without the rows that name another file of a slide that stands above."""
+    main = {m: group.path for group in group_files(job.slide for job in jobs)
+            for m in group.members}  # fmt: skip
+    first: dict[tuple[Path, str | None], Path] = {}
+    kept = []
+    for job in jobs:
+        slide = slide_of(job.slide)
+        before = first.setdefault((main.get(slide, slide), job.series), job.slide)
+        if before == job.slide:
+            kept.append(job)
+        else:
+            log.warning(
+                "Left out: %s, another file of the slide %s", shown(job.slide), shown(before)
+            )
+    return kept
 
 
 def _is_pattern(source: Path) -> bool:

@@ -13,14 +13,15 @@ from pathlib import Path
 from lymphinfer.errors import SlideError
 from lymphinfer.predict.inputs import Job, mirrored
 from lymphinfer.predict.list_table import Row, existing, is_no_value, join_cells, read_table
-from lymphinfer.predict.naming import name_key, slide_stem
+from lymphinfer.predict.naming import file_name, name_key, slide_stem
 from lymphinfer.predict.ownership import assign_folders
 from lymphinfer.slides.pixel_size import MAX_MPP, MIN_MPP, plausible
+from lymphinfer.slides.remote import remote_address
 from lymphinfer.textfiles import shown
 
 log = logging.getLogger(__name__)
 
-COLUMNS = ("slide", "mpp", "bundle", "out", "roi", "tissue")
+COLUMNS = ("slide", "mpp", "bundle", "out", "roi", "tissue", "series")
 _MPP = re.compile(
     r"([+-]?[\d.,]+(?:e[+-]?\d+)?)\s*(?:mpp|[uµμ]m|microns?)?(?:\s*(?:/|per)\s*(?:px|pixels?))?",
     re.IGNORECASE,
@@ -40,10 +41,11 @@ class _Entry:
     bundle: str | None
     roi: str | None
     tissue: str | None
+    series: str | None
 
 
 def read_list(path: Path, out: Path) -> list[Job]:
-    r"""Read a csv or tsv with the columns ``slide[, mpp, bundle, out, roi, tissue]``.
+    r"""Read a csv or tsv with the columns ``slide[, mpp, bundle, out, roi, tissue, series]``.
 
     What spreadsheets make of such a file is read: ``;`` or a tab for the comma, a line ``sep=;``, a
     decimal comma, UTF-16, ``\`` in paths, ``NA`` for an empty field. Other columns are ignored.
@@ -122,15 +124,17 @@ def _entry(line: int, values: Mapping[str, str], base: Path, out: Path) -> _Entr
         raise ValueError("no slide")
     if any("\0" in value for value in values.values()):
         raise ValueError("a NUL character; save the list as UTF-8 text")
-    slide = existing(base, named)
-    if not os.path.lexists(slide):
+    address = remote_address(named.strip())
+    slide = existing(base, named) if address is None else Path(address)
+    if address is None and not os.path.lexists(slide):
         _explain(named)
     roi, tissue = (_areas(name, values[name], base) for name in ("roi", "tissue"))
     bundle = values["bundle"]
     if bundle and existing(base, bundle).is_dir():
         bundle = str(existing(base, bundle))
     folder = out / values["out"].replace("\\", "/") if values["out"] else None
-    return _Entry(line, slide, folder, _mpp(values["mpp"]), bundle or None, roi, tissue)
+    mpp, series = _mpp(values["mpp"]), values["series"] or None
+    return _Entry(line, slide, folder, mpp, bundle or None, roi, tissue, series)
 
 
 def _areas(column: str, named: str, base: Path) -> str | None:
@@ -173,7 +177,7 @@ def _mpp(text: str) -> float | None:
 def _repeated(entries: list[_Entry]) -> list[str]:
     """Rows whose results would be one: the same slide, or the same ``out``."""
     problems = []
-    lines: dict[str, int] = {}
+    lines: dict[str, _Entry] = {}
     for entry in entries:
         if entry.folder is None:
             key, what = os.path.realpath(entry.slide.parent), f"the same slide {shown(entry.slide)}"
@@ -181,15 +185,20 @@ def _repeated(entries: list[_Entry]) -> list[str]:
         else:
             key = name_key(entry.folder)
             what = f"the same result folder {shown(entry.folder)}"
-        first = lines.setdefault(key, entry.line)
-        if first != entry.line:
-            problems.append(f"line {entry.line}: {what} as line {first}")
+        first = lines.setdefault(key, entry)
+        if first is not entry:
+            hint = "" if first.series == entry.series else "; give each of its images an `out`"
+            problems.append(f"line {entry.line}: {what} as line {first.line}{hint}")
     return problems
 
 
 def _tell_missing(path: Path, entries: list[_Entry]) -> None:
     """Say before the work which slides are not there: a list's folder may be the wrong one."""
-    missing = [entry for entry in entries if not os.path.lexists(entry.slide)]
+    missing = [
+        entry
+        for entry in entries
+        if remote_address(entry.slide) is None and not os.path.lexists(entry.slide)
+    ]
     if missing:
         named = ", ".join(f"line {e.line}: {shown(e.slide)}" for e in missing[:_NAMED])
         more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
@@ -206,12 +215,15 @@ def _jobs(entries: list[_Entry], base: Path, out: Path) -> list[Job]:
     folders = assign_folders(slides, [_tree(slide, base, out) for slide in slides], given)
     found = {entry.line: folder for entry, folder in zip(own, folders, strict=True)}
     return [
-        Job(e.slide, e.folder or found[e.line], e.mpp, e.bundle, e.roi, e.tissue) for e in entries
+        Job(e.slide, e.folder or found[e.line], e.mpp, e.bundle, e.roi, e.tissue, e.series)
+        for e in entries
     ]
 
 
 def _tree(slide: Path, base: Path, out: Path) -> Path:
     """Result folder of a slide, from the results root; keeps the suffix out."""
+    if remote_address(slide) is not None:
+        return mirrored(Path(file_name(slide)), out)
     above, root = slide.parent.resolve(), base.resolve()
     inner = above.relative_to(root) if above.is_relative_to(root) else Path(*above.parts[1:])
     return mirrored(inner / slide.name, out) if slide.name else out / slide_stem(slide)

@@ -6,6 +6,8 @@ import hashlib
 import unicodedata
 from pathlib import Path
 
+from lymphinfer.slides.remote import remote_address, remote_name
+
 SUMMARY = "summary.json"
 PARTS = "parts"
 
@@ -17,16 +19,23 @@ LONGEST_SUFFIX = ".points.geojson.gz"
 _MARK_BYTES = 9
 
 
+def file_name(path: Path) -> str:
+    """Name of a slide's file, of an address too, where a query would tell of passwords."""
+    address = remote_address(path)
+    return path.name if address is None else Path(remote_name(address)).name
+
+
 def slide_stem(path: Path) -> str:
     """File name without its slide suffix: ``a.svs`` and ``a.ome.tif`` both give ``a``.
 
     A name that not every file system takes, or that leaves no room for the suffixes of the results,
     is made safe, see `safe_name`.
     """
-    stem = path.stem
+    name = file_name(path)
+    stem = Path(name).stem
     if stem.lower().endswith(".ome"):
         stem = stem[:-4]
-    return safe_name(stem, whole=path.name)
+    return safe_name(stem, whole=name)
 
 
 def safe_name(name: str, *, whole: str | None = None, limit: int = MAX_STEM_BYTES) -> str:
@@ -77,7 +86,8 @@ def default_out(path: Path) -> Path:
     """Result root beside a slide or folder: ``<stem>.lymphinfer``."""
     if not path.name or path.name == "..":
         path = path.resolve()
-    stem = safe_name(path.name) if path.is_dir() else slide_stem(path)
+    is_folder = path.is_dir() and path.suffix.lower() != ".zarr"
+    stem = safe_name(path.name) if is_folder else slide_stem(path)
     return path.parent / f"{stem}.lymphinfer"
 
 

@@ -7,6 +7,7 @@ same slide even where it has moved.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Sequence
@@ -16,9 +17,20 @@ from pathlib import Path
 from typing import Any
 
 from lymphinfer.errors import ResultError, SlideError
-from lymphinfer.predict.naming import PARTS, SUMMARY, name_key, safe_name, second_name
+from lymphinfer.predict.naming import (
+    PARTS,
+    SUMMARY,
+    file_name,
+    name_key,
+    safe_name,
+    second_name,
+)
 from lymphinfer.predict.state import STATE, SlideState, read_state, slide_stamp
-from lymphinfer.slides.identity import file_identity
+from lymphinfer.slides import open_slide
+from lymphinfer.slides.identity import file_identity, image_identity
+from lymphinfer.slides.pixel_size import MAX_MPP
+from lymphinfer.slides.remote import remote_address
+from lymphinfer.slides.zarr_reader import is_zarr
 from lymphinfer.textfiles import shown
 
 log = logging.getLogger(__name__)
@@ -41,14 +53,15 @@ def owner(folder: Path, slide: Path) -> Owner:
     state = read_state(folder)
     if state is not None:
         known = Path(state.path or Path(state.slide).absolute())
-        if shown(known) == shown(slide.absolute()) or _is_same_file(known, slide):
+        if slide_place(known) == slide_place(slide) or _is_same_file(known, slide):
             return Owner.SAME_PATH
         if state.stamp and known.name == shown(slide.name) and state.stamp == slide_stamp(slide):
             return Owner.SAME_CONTENT
-    identity = _identity(folder)
-    if identity is not None:
+    known_image = _image(folder)
+    if known_image is not None:
+        identity, number = known_image
         with suppress(SlideError):
-            return Owner.SAME_CONTENT if file_identity(slide) == identity else Owner.ANOTHER
+            return Owner.SAME_CONTENT if _identity(slide, number) == identity else Owner.ANOTHER
         return Owner.ANOTHER
     # Of a slide that is gone and has no results, nothing would be lost.
     if state is None or not known.exists():
@@ -67,7 +80,7 @@ def check_owner(folder: Path, slide: Path) -> None:
     if owner(folder, slide) is Owner.ANOTHER:
         raise ResultError(
             f"{folder}: holds the results of another slide, {_owner_name(folder)}: give "
-            f"{shown(slide)} another --out, or move these results away"
+            f"{shown(slide_words(slide))} another --out, or move these results away"
         )
 
 
@@ -93,7 +106,7 @@ def assign_folders(
     choices = [
         (
             folder,
-            folder.with_name(safe_name(slide.name)),
+            folder.with_name(safe_name(file_name(slide))),
             second_name(folder, slide),
         )
         for slide, folder in zip(slides, folders, strict=True)
@@ -118,7 +131,7 @@ def assign_folders(
         first, with_suffix, second = choices[number]
         before = set(taken)
         # The suffix tells two scans in one folder apart, not two patients' slides of one name.
-        namesake = found[0] is Owner.ANOTHER and Path(_owner_name(first)).name == slide.name
+        namesake = found[0] is Owner.ANOTHER and Path(_owner_name(first)).name == file_name(slide)
         for folder, whose in ((first, found[0]), (with_suffix, found[1])):
             if (
                 namesake
@@ -141,7 +154,9 @@ def _tell(slide: Path, wanted: Path, got: Path) -> None:
         why = f"holds the results of another slide, {_owner_name(wanted)}"
     else:
         why = "is there and holds no results"
-    log.warning("%s %s: those of %s go to %s", shown(wanted), why, shown(slide), shown(got))
+    log.warning(
+        "%s %s: those of %s go to %s", shown(wanted), why, shown(slide_words(slide)), shown(got)
+    )
 
 
 def _is_foreign(folder: Path) -> bool:
@@ -164,13 +179,22 @@ def _is_same_file(known: Path, slide: Path) -> bool:
         return False
 
 
-def _identity(folder: Path) -> str | None:
-    """Identity of the slide that a summary is of; None where there is none."""
+def _image(folder: Path) -> tuple[str, int] | None:
+    """Identity of the slide that a summary is of and the number of its image; None without one."""
     try:
         summary: dict[str, Any] = json.loads((folder / SUMMARY).read_text("utf-8"))
-        return str(summary["slide"]["identity"])
+        return str(summary["slide"]["identity"]), int(summary["slide"].get("image", 0))
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _identity(slide: Path, number: int) -> str:
+    """Identity of an image of a slide; raises SlideError where it cannot be had."""
+    if remote_address(slide) is None and not is_zarr(slide):
+        return image_identity(file_identity(slide), number)
+    # Only their readers know addresses and stores; the pixel size has no bearing on an identity.
+    with open_slide(slide, MAX_MPP, series=str(number), force=True) as opened:
+        return opened.identity()
 
 
 def _owner_name(folder: Path) -> str:
@@ -182,6 +206,25 @@ def _owner_name(folder: Path) -> str:
     return "unknown"
 
 
+def slide_place(slide: Path) -> str:
+    """Where a slide lies: its path from the root, or its address.
+
+    Of an address's query, which may hold a password, there is the hash alone.
+    """
+    address = remote_address(slide)
+    if address is None:
+        return shown(slide.absolute())
+    place, _, query = address.partition("?")
+    return f"{place}?{hashlib.sha256(query.encode()).hexdigest()[:8]}" if query else place
+
+
+def slide_words(slide: Path) -> str:
+    """A slide as the user named it, an address without its query."""
+    address = remote_address(slide)
+    return str(slide) if address is None else address.partition("?")[0]
+
+
 def new_state(slide: Path, **values: Any) -> SlideState:
-    """State of a slide, with the path and the stamp by which it is known again."""
-    return SlideState(str(slide), path=shown(slide.absolute()), stamp=slide_stamp(slide), **values)
+    """State of a slide, with the place and the stamp by which it is known again."""
+    stamp = slide_stamp(slide)
+    return SlideState(slide_words(slide), path=slide_place(slide), stamp=stamp, **values)

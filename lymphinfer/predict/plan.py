@@ -22,8 +22,7 @@ from lymphinfer.predict.areas import Limits, area_warnings, read_limits
 from lymphinfer.predict.naming import PARTS, SUMMARY, slide_stem
 from lymphinfer.predict.pipeline import OnTile, StageClock, TilePipeline
 from lymphinfer.predict.settings import PredictSettings, SlideResult, fingerprint
-from lymphinfer.slides import Shard, Slide, TileGrid, open_slide, tissue_mask
-from lymphinfer.textfiles import shown
+from lymphinfer.slides import Shard, Slide, TileGrid, check_stain, tissue_mask
 
 SHARD_PX = 4096
 """Side of the block of tiles that make a shard, working px; smaller for tiles below 1024 px."""
@@ -145,7 +144,7 @@ def plan_slide(
     Raises
     ------
     SlideError
-        The slide cannot be read.
+        The slide cannot be read, or is no H&E slide and the settings do not force it.
     AnnotationError
         The annotations that limit the work cannot be used.
     BundleError
@@ -181,7 +180,7 @@ def plan_slide(
         remove_parts(parts)
     else:
         file = folder / f"{slide_stem(slide.path)}.{settings.format}"
-        summary = _finished(folder, file, mark)
+        summary = _finished(folder, file, mark, settings)
         if summary is not None:
             total = int(summary["shards"]["total"])
             seconds = time.perf_counter() - began
@@ -189,6 +188,8 @@ def plan_slide(
     clock = StageClock()
     with clock("tissue"):
         tissue = tissue_mask(slide, roi=limits.roi, given=limits.tissue, threads=settings.workers)
+    with clock("check"):
+        looks = check_stain(slide, tissue, force=settings.force)
     # A shard is what is lost when a process dies: its area does not grow with large tiles.
     per_shard = min(16, max(1, SHARD_PX // settings.tile_px) ** 2)
     shards = tuple(grid.shards(grid.tiles(tissue, roi=limits.within), per_shard))
@@ -198,15 +199,7 @@ def plan_slide(
         path=slide.path,
         folder=folder,
         settings=settings,
-        slide={
-            "name": shown(slide.path.name),
-            "identity": identity,
-            "reader": slide.reader,
-            "dimensions": list(slide.dimensions),
-            "mpp": slide.mpp,
-            "mpp_source": slide.mpp_source,
-            "bounds_offset": list(slide.bounds_offset),
-        },
+        slide={**slide.facts(), "identity": identity},
         mark=mark,
         hierarchy=hierarchy,
         precision=precision,
@@ -221,7 +214,7 @@ def plan_slide(
         roi=limits.roi,
         given=limits.tissue,
         outline=tissue.outline,
-        warnings=tuple(area_warnings(limits, tissue)),
+        warnings=(*slide.warnings, *looks, *area_warnings(limits, tissue)),
     )
 
 
@@ -261,7 +254,7 @@ def predict_shards(
         A part cannot be written.
     """
     if slide is None:
-        with open_slide(plan.path, plan.settings.mpp) as opened:
+        with plan.settings.open(plan.path) as opened:
             return predict_shards(plan, ids, bundle, slide=opened, on_tile=on_tile)
     found = bundle.manifest.sha256, precision_name(bundle.markers.autocast), bundle.runtime
     if found != (plan.bundle_sha256, plan.precision, plan.runtime):
@@ -307,11 +300,16 @@ def _halo(bundle: Bundle) -> int:
     return -(-wanted // align) * align
 
 
-def _finished(folder: Path, file: Path, mark: str) -> dict[str, Any] | None:
-    """Summary of a complete earlier run under the same fingerprint and format, or None."""
+def _finished(
+    folder: Path, file: Path, mark: str, settings: PredictSettings
+) -> dict[str, Any] | None:
+    """Summary of a complete earlier run with the same nuclei in the same file, or None."""
     try:
         summary: dict[str, Any] = json.loads((folder / SUMMARY).read_text("utf-8"))
-        same = summary["arguments"]["fingerprint"] == mark and summary["file"] == file.name
+        asked = summary["arguments"]
+        same = asked["fingerprint"] == mark and summary["file"] == file.name
+        # The view's frame, which no nucleus depends on.
+        same = same and asked["crop_to_bounds"] == settings.crop_to_bounds
         total = int(summary["shards"]["total"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -128,8 +128,11 @@ class Search:
         name = folder.name.lower()
         if name.startswith(".") or name in _SYSTEM_FOLDERS or name.endswith(_RESULT_FOLDERS):
             return False
-        # The pixels of a MIRAX slide lie in a folder of its name.
-        if any(folder.with_name(f"{folder.name}{end}").is_file() for end in (".mrxs", ".MRXS")):
+        # A Zarr store is one slide of very many files, and so is a MIRAX slide, whose pixels lie in
+        # a folder of its name.
+        if name.endswith(".zarr") or any(
+            folder.with_name(f"{folder.name}{end}").is_file() for end in (".mrxs", ".MRXS")
+        ):
             return False
         real = os.path.realpath(folder)
         if self.results is not None and Path(real).is_relative_to(self.results):
@@ -154,7 +157,7 @@ class Search:
         name = path.name.lower()
         if path.suffix.lower() not in SLIDE_SUFFIXES or name.startswith("."):
             return False
-        if name.endswith(_RESULT_IMAGES) and is_result_folder(path.parent):
+        if name.endswith((*_RESULT_IMAGES, *_RESULT_FOLDERS)) and is_result_folder(path.parent):
             return False
         if path.suffix.lower() == ".png" and path.parent.name == "figures":
             home = path.parent.parent

@@ -14,6 +14,7 @@ from lymphinfer.bundles.registry import DEFAULT_BUNDLE, PATCH_BUNDLE
 from lymphinfer.errors import LymphinferError
 from lymphinfer.export.geojson import FORMATS
 from lymphinfer.markers.hierarchy import HierarchyMode
+from lymphinfer.slides import Slide, open_slide
 
 MIN_TILE_PX, MAX_TILE_PX = 256, 8192
 
@@ -54,6 +55,10 @@ class PredictSettings:
     operating_point : str
         ``precise``, ``balanced`` or ``sensitive``: from where on nuclei are called. A bundle
         without points is called from its thresholds, and knows the default name alone.
+    series : str or None
+        Number or name of the image to read, of a file that holds several; by default the largest.
+    force : bool
+        Go on with what does not look like an H&E slide.
 
     Raises
     ------
@@ -77,6 +82,8 @@ class PredictSettings:
     runtime: str = "auto"
     tissue: str | None = None
     operating_point: str = DEFAULT_POINT
+    series: str | None = None
+    force: bool = False
 
     def __post_init__(self) -> None:
         if not self.bundle:
@@ -100,6 +107,10 @@ class PredictSettings:
             problems.append("--within-class: needs --roi, the annotations that have classes")
         if problems:
             raise LymphinferError("; ".join(problems))
+
+    def open(self, path: Path) -> Slide:
+        """Open a slide as the settings say, see `lymphinfer.slides.open_slide`."""
+        return open_slide(path, self.mpp, series=self.series, force=self.force)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for a summary."""

@@ -25,7 +25,6 @@ from lymphinfer.predict.plan import (
 from lymphinfer.predict.settings import PredictSettings, SlideResult
 from lymphinfer.predict.state import Status, enqueue, read_state, write_state
 from lymphinfer.runtime import choose_runtime
-from lymphinfer.slides import open_slide
 
 __all__ = ["SUMMARY", "Progress", "default_out", "load", "open_plan", "predict_slide", "slide_stem"]
 
@@ -113,7 +112,7 @@ def predict_slide(
     folder = Path(folder)
     progress = progress or Silent()
     began = time.perf_counter()
-    with open_slide(path, settings.mpp) as slide:
+    with settings.open(path) as slide:
         if not settings.redo:
             check_owner(folder, path)
         check_writable(folder, slide_stem(path))
@@ -166,7 +165,7 @@ def open_plan(
     ResultError
         The results cannot be written.
     """
-    with open_slide(path, settings.mpp) as slide:
+    with settings.open(path) as slide:
         check_writable(folder, slide_stem(path))
         return plan_slide(slide, folder, settings, bundle)
 

@@ -6,6 +6,9 @@ import hashlib
 from pathlib import Path
 
 from lymphinfer.errors import SlideError
+from lymphinfer.slides.dicom import looks_like_dicom
+from lymphinfer.slides.grouping import dicom_series
+from lymphinfer.slides.source import ByteSource, FileSource
 
 SAMPLE_BYTES = 1 << 20
 
@@ -15,7 +18,8 @@ def file_identity(path: Path) -> str:
 
     It covers the size and one MiB each from the start, the middle and the end. For MIRAX, whose
     pixels lie in the folder beside the `.mrxs`, also that folder's file names and sizes and its
-    `Slidedat.ini`. A change elsewhere in a file of the same size goes unseen.
+    `Slidedat.ini`; for DICOM all files of the scan, so that any of them gives the same. A change
+    elsewhere in a file of the same size goes unseen.
 
     Parameters
     ----------
@@ -34,7 +38,9 @@ def file_identity(path: Path) -> str:
     """
     digest = hashlib.sha256()
     try:
-        _add_file(digest, path)
+        files = dicom_series(path) if looks_like_dicom(path) else [path]
+        for file in files:
+            _add_file(digest, file)
         folder = path.with_suffix("")
         if path.suffix.lower() == ".mrxs" and folder.is_dir():
             for part in sorted(folder.iterdir()):
@@ -49,11 +55,30 @@ def file_identity(path: Path) -> str:
     return digest.hexdigest()
 
 
+def image_identity(identity: str, number: int) -> str:
+    """Fingerprint of an image of a file that holds several; the file's own for its first one."""
+    if number == 0:
+        return identity
+    return hashlib.sha256(f"{identity}:image {number}".encode()).hexdigest()
+
+
+def source_identity(source: ByteSource) -> str:
+    """Fingerprint of a file that is open; that of `file_identity` where it lies on a disk."""
+    digest = hashlib.sha256()
+    _add_source(digest, source)
+    return digest.hexdigest()
+
+
 def _add_file(digest: hashlib._Hash, path: Path) -> None:
-    size = path.stat().st_size
-    digest.update(f"{size};".encode())
-    last = max(0, size - SAMPLE_BYTES)
-    with path.open("rb") as file:
-        for start in sorted({0, last // 2, last}):
-            file.seek(start)
-            digest.update(file.read(SAMPLE_BYTES))
+    source = FileSource(path)
+    try:
+        _add_source(digest, source)
+    finally:
+        source.close()
+
+
+def _add_source(digest: hashlib._Hash, source: ByteSource) -> None:
+    digest.update(f"{source.size};".encode())
+    last = max(0, source.size - SAMPLE_BYTES)
+    for start in sorted({0, last // 2, last}):
+        digest.update(source.read(start, SAMPLE_BYTES))

@@ -43,6 +43,7 @@ class ImageSlide(PyramidSlide):
         try:
             image = _header(path)
             self.dimensions = image.size
+            self.icc_profile_bytes = len(image.info.get("icc_profile") or b"")
             dpi = image.info.get("dpi", (0, 0))
             x, y = (25_400 / float(value) if value else None for value in dpi)
             stated = resolution_stated_size(x, y, trusted=False)

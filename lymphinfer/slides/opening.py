@@ -6,7 +6,9 @@ import os
 from pathlib import Path
 
 from lymphinfer.errors import SlideError
+from lymphinfer.slides.remote import remote_address
 from lymphinfer.slides.slide import Slide
+from lymphinfer.slides.zarr_reader import ZarrSlide, is_zarr
 
 SLIDE_SUFFIXES = (
     ".svs",
@@ -23,6 +25,7 @@ SLIDE_SUFFIXES = (
     ".png",
     ".jpg",
     ".jpeg",
+    ".zarr",
 )
 """What a folder is searched for, lower case; `.tif` covers `.ome.tif`."""
 
@@ -37,19 +40,30 @@ _HINTS = (
 )
 
 
-def open_slide(path: str | os.PathLike[str], mpp: float | None = None) -> Slide:
+def open_slide(
+    path: str | os.PathLike[str],
+    mpp: float | None = None,
+    *,
+    series: str | None = None,
+    force: bool = False,
+) -> Slide:
     """Open a whole-slide image or a plain field of view.
 
-    The content decides which reader is used: OpenSlide for scanners' formats and tiled TIFF,
-    tifffile for OME-TIFF and for TIFFs that OpenSlide refuses or whose levels it does not see,
-    Pillow for PNG and JPEG.
+    The content decides which reader is used: OpenSlide for scanners' formats, tifffile for OME-TIFF
+    and any other TIFF, zarr for OME-Zarr, Pillow for PNG and JPEG.
 
     Parameters
     ----------
     path : str or path-like
-        The file; for MIRAX the `.mrxs`, for DICOM any file of the slide.
+        The file; for MIRAX the `.mrxs`, for DICOM any file of the slide, for OME-Zarr the folder;
+        or an http(s) or s3 address of a TIFF or OME-Zarr, which needs the extra `remote`.
     mpp : float, optional
         Level-0 pixel size, µm/px. Wins over what the file says.
+    series : str, optional
+        Number or name of the image to read, of a file that holds several; by default its largest
+        scan.
+    force : bool
+        Read what is no H&E slide by its header, such as a stack, as far as it can be read.
 
     Returns
     -------
@@ -64,6 +78,10 @@ def open_slide(path: str | os.PathLike[str], mpp: float | None = None) -> Slide:
         No pixel size, or one outside 0.1-1.0 µm/px.
     """
     file = Path(path)
+    if remote_address(path) is not None:
+        return _open_remote(file, str(remote_address(path)), mpp, series, force)
+    if is_zarr(file):
+        return ZarrSlide(file, mpp, series=series, force=force)
     head = _head(file)
     # Python's openslide finds its library on import; without it not even a PNG is worth a try.
     try:
@@ -80,8 +98,9 @@ def open_slide(path: str | os.PathLike[str], mpp: float | None = None) -> Slide:
 
     vendor = openslide.OpenSlide.detect_format(file)
     if head.startswith(TIFF_MAGICS):
-        return _open_tiff(file, vendor, mpp)
+        return _open_tiff(file, vendor, mpp, series, force)
     if vendor is not None:
+        _check_one_image(file, series)
         try:
             return OpenSlideSlide(file, mpp)
         except openslide.OpenSlideError as error:
@@ -90,11 +109,33 @@ def open_slide(path: str | os.PathLike[str], mpp: float | None = None) -> Slide:
                 "missing or damaged: copy the slide again, with the folder beside it if it has one."
             ) from error
     if head.startswith((PNG_MAGIC, JPEG_MAGIC)) and file.suffix.lower() != ".mrxs":
+        _check_one_image(file, series)
         return ImageSlide(file, mpp)
     raise SlideError(f"{file}: not a slide, but {_describe(file, head)}.")
 
 
-def _open_tiff(file: Path, vendor: str | None, mpp: float | None) -> Slide:
+def _open_remote(
+    file: Path, address: str, mpp: float | None, series: str | None, force: bool
+) -> Slide:
+    from lymphinfer.slides.remote import RemoteSource
+    from lymphinfer.slides.tiff_chain import TIFF_MAGICS
+    from lymphinfer.slides.tiff_reader import TiffSlide
+
+    if is_zarr(file):
+        return ZarrSlide(file, mpp, series=series, force=force)
+    source = RemoteSource(address)
+    head = source.read(0, 64)
+    if not head.startswith(TIFF_MAGICS):
+        raise SlideError(
+            f"{source}: not a TIFF, but {_describe(file, head)}. At addresses, TIFF, OME-TIFF, SVS "
+            "and OME-Zarr can be read: download the file."
+        )
+    return TiffSlide(file, mpp, series=series, force=force, source=source)
+
+
+def _open_tiff(
+    file: Path, vendor: str | None, mpp: float | None, series: str | None, force: bool
+) -> Slide:
     import openslide
 
     from lymphinfer.slides.openslide_reader import OpenSlideSlide
@@ -105,29 +146,57 @@ def _open_tiff(file: Path, vendor: str | None, mpp: float | None) -> Slide:
     if vendor != "hamamatsu" and file.suffix.lower() != ".ndpi":
         check_chain(file)
     if vendor in (None, "generic-tiff"):
-        # OpenSlide would turn 16-bit or grey data into RGB without a word, and overlooks
-        # OME-XML and SubIFDs: tifffile has the first look.
-        tiff = TiffSlide(file, mpp)
-        if vendor is None or tiff.reader == "tifffile:ome":
-            return tiff
-        try:
-            slide = OpenSlideSlide(file, mpp, decided=(tiff.mpp, tiff.mpp_source))
-        except openslide.OpenSlideError:
-            return tiff
-        if len(slide.level_dimensions) < len(tiff.level_dimensions):
-            slide.close()
-            return tiff
-        tiff.close()
-        return slide
+        # OpenSlide would turn 16-bit or grey data into RGB without a word, overlooks OME-XML and
+        # SubIFDs, and reads JPEG by the TIFF's tag.
+        return TiffSlide(file, mpp, series=series, force=force)
     try:
         if vendor != "hamamatsu":
             _check_whole(file)
+            if _contradicts_its_tag(file):
+                return TiffSlide(file, mpp, series=series, force=force)
+        _check_one_image(file, series)
         return OpenSlideSlide(file, mpp)
     except openslide.OpenSlideError as error:
         raise SlideError(
             f"{file}: a {vendor} slide that cannot be opened ({error}). The file is damaged or "
             "was not copied whole: copy or export it again."
         ) from error
+
+
+def _check_one_image(file: Path, series: str | None) -> None:
+    """Raise SlideError where another image is asked of a file that holds one scan."""
+    if series is not None and series.strip() != "0":
+        raise SlideError(
+            f"{file}: --series {series}: the file holds one scan. `lymphinfer info` shows what it "
+            "holds."
+        )
+
+
+def _contradicts_its_tag(file: Path) -> bool:
+    """Whether the JPEG tiles of a scanner's TIFF state another colour space than its tag.
+
+    OpenSlide goes by the tag alone.
+    """
+    from tifffile import TiffFile
+
+    from lymphinfer.slides.jpeg_colours import Colours
+    from lymphinfer.slides.source import FileSource
+    from lymphinfer.slides.tiff_colours import page_colours
+
+    source = FileSource(file)
+    try:
+        with TiffFile(file) as tif:
+            page = tif.pages[0]
+            if not page.is_tiled:
+                return False
+            colours = page_colours(page, source).jpeg
+            tagged = Colours.YCBCR if int(page.photometric) == 6 else Colours.RGB
+    # What tifffile cannot index OpenSlide may still read.
+    except Exception:
+        return False
+    finally:
+        source.close()
+    return colours is not None and colours is not tagged
 
 
 def _check_whole(file: Path) -> None:

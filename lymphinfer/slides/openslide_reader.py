@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import math
 import threading
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from lymphinfer.errors import SlideError
-from lymphinfer.slides.pixel_size import StatedSize, resolution_stated_size, resolve_pixel_size
+from lymphinfer.slides.level_proof import remembered, shows_the_same
+from lymphinfer.slides.pixel_size import StatedSize, resolve_pixel_size
 from lymphinfer.slides.pyramid import PyramidSlide
+from lymphinfer.slides.slide import RGB
 
 if TYPE_CHECKING:
     from openslide import OpenSlide
@@ -17,6 +22,8 @@ if TYPE_CHECKING:
 
 # Side of the fixed blocks in which a level of fractional downsample is read.
 _BLOCK_PX = 512
+# Formats of which OpenSlide takes every tiled page for a level.
+_ANY_TILED_PAGE = ("aperio",)
 
 
 class OpenSlideSlide(PyramidSlide):
@@ -28,8 +35,6 @@ class OpenSlideSlide(PyramidSlide):
         The file.
     mpp : float or None
         The user's pixel size, µm/px.
-    decided : (float, str), optional
-        Pixel size and source where another reader has settled them.
 
     Raises
     ------
@@ -39,17 +44,14 @@ class OpenSlideSlide(PyramidSlide):
         No usable pixel size.
     """
 
-    def __init__(
-        self, path: Path, mpp: float | None, decided: tuple[float, str] | None = None
-    ) -> None:
+    def __init__(self, path: Path, mpp: float | None) -> None:
         from openslide import OpenSlide
 
         handle = OpenSlide(path)
         try:
             properties = dict(handle.properties)
-            self.mpp, self.mpp_source = decided or resolve_pixel_size(
-                path, _stated_size(properties), mpp
-            )
+            stated = _stated_size(properties)
+            self.mpp, self.mpp_source = resolve_pixel_size(path, stated, mpp)
         except BaseException:
             handle.close()
             raise
@@ -58,14 +60,39 @@ class OpenSlideSlide(PyramidSlide):
         self.dimensions = handle.dimensions
         self.level_dimensions = tuple(handle.level_dimensions)
         self.bounds_offset = _bounds_offset(properties)
+        self.icc_profile_bytes = int(properties.get("openslide.icc-size", 0))
+        self.associated = tuple(handle.associated_images)
         self._downsamples = tuple(handle.level_downsamples)
+        self._indices = tuple(range(len(self._downsamples)))
         self._handle: OpenSlide | None = handle
         self._lock = threading.Lock()
+        if properties.get("openslide.vendor") in _ANY_TILED_PAGE:
+            self._keep_proved_levels()
+
+    def _keep_proved_levels(self) -> None:
+        """Leave out what shows another picture than the level above it."""
+        stat = self.path.stat()
+        version = (str(self.path), stat.st_size, stat.st_mtime_ns)
+        levels = [_Level(self, i, size) for i, size in enumerate(self.level_dimensions)]
+        kept = levels[:1]
+        for level in levels[1:]:
+            key = (*version, "level", kept[-1].index, level.index)
+            if remembered(key, partial(shows_the_same, kept[-1], level)):
+                kept.append(level)
+        if len(kept) < len(levels):
+            wrong = ", ".join(f"{x.width} x {x.height} px" for x in levels if x not in kept)
+            self.warnings = (
+                f"The file holds other pictures where levels of the scan should be ({wrong}): they "
+                "are not read.",
+            )
+        self._downsamples = tuple(self._downsamples[level.index] for level in kept)
+        self.level_dimensions = tuple(self.level_dimensions[level.index] for level in kept)
+        self._indices = tuple(level.index for level in kept)
 
     def _read_level(self, level: int, x: int, y: int, width: int, height: int) -> Image:
         from PIL import Image
 
-        downsample = self._downsamples[level]
+        downsample, level = self._downsamples[level], self._indices[level]
         if abs(downsample - round(downsample)) < 1e-9:
             whole = round(downsample)
             return self._read(level, (x * whole, y * whole), (width, height))
@@ -123,6 +150,19 @@ class OpenSlideSlide(PyramidSlide):
             handle.close()
 
 
+class _Level:
+    """A level, for its proof."""
+
+    def __init__(self, slide: OpenSlideSlide, index: int, size: tuple[int, int]) -> None:
+        self.index = index
+        self.width, self.height = size
+        self._slide = slide
+
+    def read(self, x: int, y: int, width: int, height: int) -> RGB:
+        """RGB, (height, width, 3)."""
+        return np.asarray(self._slide._read_level(self.index, x, y, width, height))
+
+
 def _on_white(image: Image) -> Image:
     """Lay an RGBA image on white; where all is opaque that is a plain conversion."""
     from PIL import Image
@@ -137,8 +177,6 @@ def _on_white(image: Image) -> Image:
 
 def _stated_size(properties: dict[str, str]) -> StatedSize:
     x, y = (_number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy")
-    if properties.get("openslide.vendor") == "generic-tiff":
-        return resolution_stated_size(x, y, trusted=True)
     if x is not None or y is not None:
         return StatedSize((x or y or math.nan, y or x or math.nan))
     power = _number(properties.get("openslide.objective-power"))

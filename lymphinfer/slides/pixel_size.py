@@ -6,7 +6,6 @@ import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from xml.etree import ElementTree
 
 from lymphinfer.errors import PixelSizeError
 
@@ -29,6 +28,12 @@ _UM_PER_UNIT = {
     "cm": 1e4,
     "m": 1e6,
     "in": 25400.0,
+    "inch": 25400.0,
+    "microns": 1.0,
+    "micrometer": 1.0,
+    "micrometre": 1.0,
+    "nanometer": 1e-3,
+    "millimeter": 1e3,
 }
 
 
@@ -120,28 +125,12 @@ def resolve_pixel_size(path: Path, stated: StatedSize, given: float | None) -> t
     return (x + y) / 2, stated.source
 
 
-def ome_stated_size(ome_xml: str) -> StatedSize:
-    """Read PhysicalSizeX and -Y of the first image of an OME-XML text, in any length unit."""
+def stated_length(text: str, unit: str) -> float | None:
+    """A length in µm, from a number and a unit of OME's; None for what is no length."""
     try:
-        root = ElementTree.fromstring(ome_xml)
-    except ElementTree.ParseError as error:
-        return StatedSize(None, "OME-XML", f"Its OME-XML cannot be parsed ({error}).")
-    pixels = next((e for e in root.iter() if e.tag.rpartition("}")[2] == "Pixels"), None)
-    if pixels is None:
-        return StatedSize(None, "OME-XML", "Its OME-XML describes no image.")
-    text_x = pixels.get("PhysicalSizeX")
-    if text_x is None:
-        return StatedSize(None, "OME-XML", "Its OME-XML has no PhysicalSizeX.")
-    unit_x = pixels.get("PhysicalSizeXUnit", "µm")
-    text_y = pixels.get("PhysicalSizeY", text_x)
-    unit_y = pixels.get("PhysicalSizeYUnit", unit_x)
-    try:
-        x = float(text_x) * _UM_PER_UNIT[unit_x.strip()]
-        y = float(text_y) * _UM_PER_UNIT[unit_y.strip()]
+        return float(text) * _UM_PER_UNIT[unit.strip()]
     except (KeyError, ValueError):
-        found = f"{text_x} {unit_x} x {text_y} {unit_y}"
-        return StatedSize(None, "OME-XML", f"Its OME-XML says {found}, which is no length.")
-    return StatedSize((x, y), "OME-XML")
+        return None
 
 
 def resolution_stated_size(x: float | None, y: float | None, trusted: bool) -> StatedSize:

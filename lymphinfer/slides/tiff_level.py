@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lymphinfer.errors import SlideError
+from lymphinfer.slides.source import ByteSource
+from lymphinfer.slides.tiff_colours import PageColours, page_colours
 
 Pixels = NDArray[np.uint8]
 # A strip or tile above this size is decoded by one thread at a time, for memory's sake.
@@ -23,27 +24,19 @@ class SegmentStore:
 
     Parameters
     ----------
-    path : Path
+    source : ByteSource
         The file.
     max_bytes : int
         Bound on the decoded segments kept; the newest stays even if it alone is larger.
     """
 
-    def __init__(self, path: Path, max_bytes: int = 64 << 20) -> None:
-        self.path = path
+    def __init__(self, source: ByteSource, max_bytes: int = 64 << 20) -> None:
+        self.source = source
         self.max_bytes = max_bytes
-        self._file: BinaryIO = path.open("rb")
-        self._file_lock = threading.Lock()
         self._cache: OrderedDict[tuple[int, int], Pixels | None] = OrderedDict()
         self._cache_lock = threading.Lock()
         self._held_bytes = 0
         self.large_lock = threading.Lock()
-
-    def read(self, offset: int, count: int) -> bytes:
-        """Bytes of the file; the position is shared, hence the lock."""
-        with self._file_lock:
-            self._file.seek(offset)
-            return self._file.read(count)
 
     def cached(self, key: tuple[int, int]) -> tuple[bool, Pixels | None]:
         """Whether a segment is held, and its pixels (None: the file holds nothing there)."""
@@ -64,12 +57,16 @@ class SegmentStore:
                 _, oldest = self._cache.popitem(last=False)
                 self._held_bytes -= 0 if oldest is None else oldest.nbytes
 
-    def close(self) -> None:
-        """Close the file and drop what is held."""
-        with self._file_lock, self._cache_lock:
-            self._file.close()
+    def forget(self) -> None:
+        """Drop what is held."""
+        with self._cache_lock:
             self._cache.clear()
             self._held_bytes = 0
+
+    def close(self) -> None:
+        """Close the file and drop what is held."""
+        self.source.close()
+        self.forget()
 
 
 class TiffLevel:
@@ -113,16 +110,11 @@ class TiffLevel:
             self._samples = samples
         extra = first.extrasamples
         self._alpha = int(extra[0]) if self._samples == 4 and extra else 0
-        size = store.path.stat().st_size
         for page in pages:
             # The decoder is built on first use, which threads must not race for.
             _ = page.keyframe.decode
-            end = int(np.max(np.add(page.dataoffsets, page.databytecounts, dtype=np.int64)))
-            if end > size:
-                raise SlideError(
-                    f"{store.path}: the file is cut short: its pixels reach to byte {end:,} but "
-                    f"it ends at {size:,}. Copy or download it again."
-                )
+            check_whole(page, store.source)
+        self.colours: PageColours = page_colours(pages[0], store.source)
 
     def read(self, x: int, y: int, width: int, height: int) -> Pixels:
         """Read a rectangle, white outside the level and where the file holds nothing.
@@ -143,6 +135,8 @@ class TiffLevel:
             A segment cannot be decoded.
         """
         out = np.full((height, width, self._samples), 255, dtype=np.uint8)
+        if self.colours.converts:
+            out[..., :3] = self.colours.white
         for row, column in self._segments(x, y, width, height):
             top, left = row * self._segment_height, column * self._segment_width
             for plane, (_, _, channels) in enumerate(self._planes):
@@ -155,7 +149,7 @@ class TiffLevel:
                 out[y0 - y : y1 - y, x0 - x : x1 - x, channels] = pixels[
                     y0 - top : y1 - top, x0 - left : x1 - left
                 ]
-        return _rgb_on_white(out, self._alpha)
+        return _rgb_on_white(self.colours.to_rgb(out), self._alpha)
 
     def _segments(self, x: int, y: int, width: int, height: int) -> Iterator[tuple[int, int]]:
         first_row, last_row = y // self._segment_height, (y + height - 1) // self._segment_height
@@ -183,16 +177,23 @@ class TiffLevel:
             return pixels
 
     def _decode(self, page: Any, index: int) -> Pixels | None:
+        if index >= min(len(page.dataoffsets), len(page.databytecounts)):
+            raise SlideError(
+                f"{self._store.source}: its list of {'tiles' if self.is_tiled else 'strips'} is "
+                "shorter than the image. The file is damaged: copy or export it again."
+            )
         offset, count = int(page.dataoffsets[index]), int(page.databytecounts[index])
         if count == 0:
             return None
         try:
-            data = self._store.read(offset, count)
+            data = self._store.source.read(offset, count)
+            if self.colours.decodes:
+                return self.colours.decode(data, page.jpegtables)
             pixels, _, shape = page.keyframe.decode(data, index, jpegtables=page.jpegtables)
         # Each codec has exceptions of its own.
         except Exception as error:
             raise SlideError(
-                f"{self._store.path}: the {'tile' if self.is_tiled else 'strip'} at byte "
+                f"{self._store.source}: the {'tile' if self.is_tiled else 'strip'} at byte "
                 f"{offset:,} cannot be decoded ({error}). The file is damaged: copy or export it "
                 "again."
             ) from error
@@ -201,12 +202,25 @@ class TiffLevel:
         return np.ascontiguousarray(pixels[0, : shape[1], : shape[2]], dtype=np.uint8)
 
 
+def check_whole(page: Any, source: ByteSource) -> None:
+    """Raise SlideError for a page whose pixels lie partly beyond the end of the file."""
+    ends = np.add(page.dataoffsets, page.databytecounts, dtype=np.int64)
+    end = int(ends.max()) if ends.size else 0
+    if end > source.size:
+        raise SlideError(
+            f"{source}: the file is cut short: its pixels reach to byte {end:,} but it ends at "
+            f"{source.size:,}. Copy or download it again."
+        )
+
+
 def _rgb_on_white(pixels: Pixels, alpha_kind: int) -> Pixels:
-    """(h, w, 3) of (h, w, 3 or 4); `alpha_kind` as in TIFF's ExtraSamples.
+    """(h, w, 3) of (h, w, 1, 3 or 4); `alpha_kind` as in TIFF's ExtraSamples.
 
     0: the fourth sample has no meaning; 1: alpha, by which the colours are multiplied already;
     2: alpha.
     """
+    if pixels.shape[2] < 3:
+        pixels = pixels[..., :1].repeat(3, axis=2)
     rgb = pixels[..., :3]
     if pixels.shape[2] == 3 or alpha_kind == 0:
         return np.ascontiguousarray(rgb)

@@ -1,29 +1,39 @@
-"""TIFF files that OpenSlide refuses or misreads, through tifffile's index of the file."""
+"""TIFF files of any layout, through tifffile's index of the file."""
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lymphinfer.errors import SlideError
-from lymphinfer.slides.pixel_size import (
-    StatedSize,
-    ome_stated_size,
-    resolution_stated_size,
-    resolve_pixel_size,
+from lymphinfer.slides.identity import image_identity, source_identity
+from lymphinfer.slides.images import (
+    SlideImage,
+    other_files_warning,
+    other_images_warning,
+    pick,
 )
-from lymphinfer.slides.pyramid import PyramidSlide, level_downsample
-from lymphinfer.slides.tiff_level import SegmentStore, TiffLevel
+from lymphinfer.slides.level_proof import remembered, shows_the_same
+from lymphinfer.slides.pixel_size import resolve_pixel_size
+from lymphinfer.slides.pyramid import PyramidSlide
+from lymphinfer.slides.source import ByteSource, FileSource
+from lymphinfer.slides.tiff_content import (
+    Planes,
+    TiffContent,
+    TiffImage,
+    has_shape_of,
+    page_size,
+    tiff_content,
+)
+from lymphinfer.slides.tiff_fit import unfit, unfit_pages
+from lymphinfer.slides.tiff_level import SegmentStore, TiffLevel, check_whole
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_RGB_AXES = {"YXS", "SYX", "CYX"}
-# MINISBLACK (as planes of colour are often tagged), RGB, YCBCR.
-_RGB_PHOTOMETRICS = {1, 2, 6}
-_FLUORESCENCE = re.compile(r"EmissionWavelength|Fluor=|Name=\"(DAPI|Hoechst)", re.IGNORECASE)
-_UM_PER_RESOLUTION_UNIT = {2: 25_400.0, 3: 10_000.0}
+_ICC_TAG = 34675
+_LOOKED_AT = 3
 
 
 class TiffSlide(PyramidSlide):
@@ -38,6 +48,12 @@ class TiffSlide(PyramidSlide):
         The file.
     mpp : float or None
         The user's pixel size, µm/px.
+    series : str, optional
+        Number or name of the image to read; by default the largest scan.
+    force : bool
+        Read what is no H&E slide by its header, as far as it can be read.
+    source : ByteSource, optional
+        Its bytes, where they do not lie on a disk.
 
     Raises
     ------
@@ -47,39 +63,122 @@ class TiffSlide(PyramidSlide):
         No usable pixel size.
     """
 
-    def __init__(self, path: Path, mpp: float | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        mpp: float | None,
+        *,
+        series: str | None = None,
+        force: bool = False,
+        source: ByteSource | None = None,
+    ) -> None:
         from tifffile import TiffFile
 
         self.path = path
         self.bounds_offset = (0, 0)
-        store: SegmentStore | None = None
+        source = source or FileSource(path)
+        store = SegmentStore(source)
         try:
-            with TiffFile(path) as tif:
-                ome_xml = tif.ome_metadata
-                levels = _pyramid(path, tif, ome_xml)
-                stated = ome_stated_size(ome_xml) if ome_xml else _tag_size(levels[0])
-                store = SegmentStore(path)
-                self._levels = [TiffLevel(pages, store) for pages in levels]
-            self.mpp, self.mpp_source = resolve_pixel_size(path, stated, mpp)
+            with source.open() as stream, TiffFile(stream) as tif:
+                content = tiff_content(path, tif)
+                if content is None:
+                    raise SlideError(f"{source}: a TIFF without images. Export the slide again.")
+                self._read_content(content, store, series, force)
+            self.mpp, self.mpp_source = resolve_pixel_size(path, self._image.stated, mpp)
         except SlideError:
-            _close(store)
+            store.close()
             raise
         # tifffile raises whatever a damaged file leads it into.
         except Exception as error:
-            _close(store)
+            store.close()
             raise SlideError(
-                f"{path}: looks like a TIFF but cannot be read ({error}). The file is damaged or "
+                f"{source}: looks like a TIFF but cannot be read ({error}). The file is damaged or "
                 "was not copied whole: copy or export it again."
             ) from error
-        self.reader = "tifffile:ome" if ome_xml else "tifffile:tiff"
+        self.reader = "tifffile:ome" if content.is_ome else "tifffile:tiff"
         self.level_dimensions = tuple((level.width, level.height) for level in self._levels)
         self.dimensions = self.level_dimensions[0]
         self._store = store
+
+    def _read_content(
+        self, content: TiffContent, store: SegmentStore, series: str | None, force: bool
+    ) -> None:
+        """Choose the image, prove its levels, and say what else there is."""
+        image = _chosen(store.source, content, series)
+        self.forced: tuple[str, ...] = ()
+        problem = unfit(image)
+        if problem is not None:
+            if not (force and problem.can_force):
+                raise SlideError(f"{store.source}: {problem}")
+            self.forced = (f"Read although it is {str(problem).partition('. ')[0]} (--force).",)
+        base = TiffLevel(image.planes, store)
+        for each in content.images:
+            for planes in (each.planes, *each.candidates):
+                for page in planes:
+                    check_whole(page, store.source)
+        # Pages of a plain TIFF may be levels, other scans, or a stack: only their pixels tell.
+        others = [other for other in content.images if other is not image]
+        pages = [] if content.is_ome else [o for o in others if o.kind == "scan"]
+        if series is None and problem is None:
+            # Of a long stack the first pages tell as much as all of them.
+            same = [o for o in pages if _size_of(o) == _size_of(image)]
+            looked = same[:_LOOKED_AT]
+            alike = [o for o in looked if self._proved(base, image.planes, o.planes, store)]
+            if alike:
+                count = 1 + len(alike) + len(same) - len(looked)
+                stack = unfit_pages(count, image.planes[0])
+                if not force:
+                    raise SlideError(f"{store.source}: {stack}")
+                self.forced = (f"Read although it is {str(stack).partition('. ')[0]} (--force).",)
+        offered = [o.planes for o in pages if has_shape_of(o.planes[0], image.planes[0])]
+        candidates = sorted(
+            (*image.candidates, *offered), key=lambda planes: page_size(planes[0]), reverse=True
+        )
+        self._levels, used = [base], {id(image.planes[0])}
+        finest = image.planes
+        for planes in candidates:
+            small = self._levels[-1]
+            if page_size(planes[0]) < (small.width, small.height) and self._proved(
+                small, finest, planes, store
+            ):
+                self._levels.append(TiffLevel(planes, store))
+                used.add(id(planes[0]))
+                finest = planes
+        store.forget()
+        self._image = image
+        self.images = tuple(
+            _slide_image(o, self._levels if o is image else (), o is image)
+            for o in content.images
+            if o is image or id(o.planes[0]) not in used
+        )
+        self.other_files = content.files
+        self.icc_profile_bytes = _icc_bytes(image.planes[0])
+        found = (other_images_warning(self.images), other_files_warning(content.files))
+        self.warnings = (*self.forced, *(text for text in found if text))
+
+    def _proved(
+        self, fine: TiffLevel, fine_planes: Planes, planes: Planes, store: SegmentStore
+    ) -> bool:
+        """Whether a page shows what a larger one shows; remembered for the next opening."""
+        places = tuple(int(page.offset) for page in (*fine_planes, *planes))
+        key = (str(store.source), store.source.version, *places)
+        return remembered(key, lambda: shows_the_same(fine, TiffLevel(planes, store)))
 
     def _read_level(self, level: int, x: int, y: int, width: int, height: int) -> Image:
         from PIL import Image
 
         return Image.fromarray(self._levels[level].read(x, y, width, height))
+
+    def identity(self) -> str:
+        """See `Slide.identity`."""
+        try:
+            content = source_identity(self._store.source)
+        except OSError as error:
+            raise SlideError(
+                f"{self._store.source}: cannot be read to identify it ({error.strerror or error}). "
+                "Check that the file still exists and that you may read it."
+            ) from error
+        return image_identity(content, self.image_number)
 
     def close(self) -> None:
         """Release the file. Safe to call twice."""
@@ -87,83 +186,32 @@ class TiffSlide(PyramidSlide):
         self._store.close()
 
 
-def _close(store: SegmentStore | None) -> None:
-    if store is not None:
-        store.close()
+def _chosen(source: ByteSource, content: TiffContent, series: str | None) -> TiffImage:
+    if series is None:
+        return content.scan()
+    images = [_slide_image(image, (), False) for image in content.images]
+    return content.images[pick(source, images, series)]
 
 
-def _pyramid(path: Path, tif: Any, ome_xml: str | None) -> list[list[Any]]:
-    """Pages of each level, largest first.
-
-    The largest image is the slide. Its levels are the smaller images of the same shape, be they
-    SubIFDs, further pages or further OME images; labels and overviews have another shape.
-    """
-    images = [level for series in tif.series for level in series.levels]
-    if not images:
-        raise SlideError(f"{path}: a TIFF without images. Export the slide again.")
-    base = max(images, key=_area)
-    _check_rgb(path, base, ome_xml)
-    width, height = _size(base)
-    # A scanner's thumbnail can have the slide's shape; it comes in strips.
-    tiled = base.pages[0].is_tiled
-    levels = [base]
-    for image in sorted(images, key=_area, reverse=True):
-        size = _size(image)
-        if image.axes != base.axes or image.dtype != base.dtype or size >= _size(levels[-1]):
-            continue
-        if image.pages[0] is None or image.pages[0].is_tiled != tiled:
-            continue
-        dx, dy = level_downsample((width, height), size)
-        # Rounding a side up or down moves its ratio by that of one pixel.
-        if abs(dx - dy) <= 1.5 * max(dx / size[0], dy / size[1]) and dx > 1.2:
-            levels.append(image)
-    return [[page for page in level.pages if page is not None] for level in levels]
+def _size_of(image: TiffImage) -> tuple[object, ...]:
+    page = image.planes[0].keyframe
+    return image.dimensions, page.dtype, int(page.samplesperpixel)
 
 
-def _size(image: Any) -> tuple[int, int]:
-    """(width, height) of a tifffile series."""
-    axes = dict(zip(image.axes, image.shape, strict=True))
-    return axes.get("X", 0), axes.get("Y", 0)
+def _slide_image(image: TiffImage, levels: Sequence[TiffLevel], is_read: bool) -> SlideImage:
+    stated = image.stated
+    return SlideImage(
+        image.number,
+        image.name,
+        image.kind,
+        image.dimensions,
+        tuple((level.width, level.height) for level in levels) or (image.dimensions,),
+        None if stated.xy is None else sum(stated.xy) / 2,
+        "" if stated.xy is None else stated.source,
+        is_read,
+    )
 
 
-def _area(image: Any) -> int:
-    width, height = _size(image)
-    return width * height
-
-
-def _check_rgb(path: Path, image: Any, ome_xml: str | None) -> None:
-    """Raise SlideError for all but 8-bit RGB(A)."""
-    channels = dict(zip(image.axes, image.shape, strict=True))
-    count = channels.get("S", channels.get("C", 1))
-    pages = [page for page in image.pages if page is not None]
-    right_channels = count == 3 or (count == 4 and "S" in channels)
-    whole = len(pages) in (1, count)
-    if int(pages[0].keyframe.photometric) not in _RGB_PHOTOMETRICS:
-        raise SlideError(
-            f"{path}: not an RGB H&E image: its colours are stored as "
-            f"{pages[0].keyframe.photometric.name}. Export it as 8-bit RGB."
-        )
-    if image.dtype != "uint8" or image.axes not in _RGB_AXES or not right_channels or not whole:
-        raise SlideError(
-            f"{path}: not an RGB H&E image: it holds {image.dtype} data with axes {image.axes} "
-            f"{tuple(image.shape)}, where 8-bit data of 3 colours is needed. If this is the "
-            "immunofluorescence image, give the H&E image of the same section."
-        )
-    if "C" in channels and ome_xml and _FLUORESCENCE.search(ome_xml):
-        raise SlideError(
-            f"{path}: not an RGB H&E image: its OME-XML describes 3 fluorescence channels. Give "
-            "the H&E image of the same section."
-        )
-
-
-def _tag_size(pages: list[Any]) -> StatedSize:
-    """Pixel size by an Aperio description or by the resolution tags of a tiled TIFF."""
-    page = pages[0].keyframe
-    found = re.search(r"\|\s*MPP\s*=\s*([0-9.]+)", page.description or "")
-    if found:
-        return StatedSize((float(found[1]), float(found[1])))
-    unit = _UM_PER_RESOLUTION_UNIT.get(int(page.resolutionunit))
-    if unit is None:
-        return StatedSize(None)
-    x, y = (unit / value if value > 0 else None for value in page.resolution)
-    return resolution_stated_size(x, y, trusted=bool(page.is_tiled))
+def _icc_bytes(page: Any) -> int:
+    tag = page.keyframe.tags.get(_ICC_TAG)
+    return 0 if tag is None else int(tag.count)

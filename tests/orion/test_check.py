@@ -101,3 +101,21 @@ def test_the_same_column_twice_is_an_error(root):
     path = root / "CRC01" / "P37_S29-CRC01.csv"
     path.write_text(path.read_text().replace("CD31", "CD45", 1))
     assert any("column CD45 stands there twice" in e for e in check_cohort(root).errors)
+
+
+def test_the_size_and_the_pixel_size_are_those_of_the_scan_and_not_of_the_first_image(tmp_path):
+    import numpy as np
+    import tifffile
+
+    from lymphinfer.orion.image_check import inspect_image
+
+    path = tmp_path / "a.ome.tif"
+    options = {"photometric": "rgb", "tile": (64, 64), "compression": "zlib"}
+    with tifffile.TiffWriter(path, ome=True) as tif:
+        for name, side, mpp in (("macro", 100, 16.0), ("scan", 300, 0.325)):
+            size = {"PhysicalSizeX": mpp, "PhysicalSizeY": mpp, "axes": "YXS", "Name": name}
+            tif.write(np.zeros((side, side, 3), np.uint8), metadata=size, **options)
+    facts, problems = inspect_image(path)
+    assert problems == []
+    assert facts is not None
+    assert (facts.width, facts.mpp, facts.channels) == (300, 0.325, 3)

@@ -10,8 +10,9 @@ from PIL import Image
 
 from lymphinfer.errors import PixelSizeError
 from lymphinfer.slides import open_slide
+from lymphinfer.slides.ome import read_ome
 from lymphinfer.slides.openslide_reader import _bounds_offset, _stated_size
-from lymphinfer.slides.pixel_size import StatedSize, ome_stated_size, resolve_pixel_size
+from lymphinfer.slides.pixel_size import StatedSize, resolve_pixel_size
 
 from .made import write_ome, write_svs
 
@@ -43,7 +44,8 @@ def test_ome_xml_gives_the_size_in_any_unit(tmp_path, pixels, unit):
     ],
 )
 def test_ome_attributes_are_converted_to_micrometres(attributes, expected):
-    assert ome_stated_size(OME.format(attributes)).xy == pytest.approx(expected)
+    (image,) = read_ome(OME.format(attributes)).images
+    assert image.stated.xy == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -57,9 +59,9 @@ def test_ome_attributes_are_converted_to_micrometres(attributes, expected):
     ],
 )
 def test_ome_xml_without_a_length_says_what_is_wrong(text, hint):
-    stated = ome_stated_size(text)
-    assert stated.xy is None
-    assert hint in stated.hint
+    found = read_ome(text)
+    assert all(image.stated.xy is None for image in found.images)
+    assert hint in found.problem + "".join(image.stated.hint for image in found.images)
 
 
 def test_the_user_s_size_wins_and_a_difference_is_logged(tmp_path, pixels, caplog):
@@ -72,12 +74,12 @@ def test_the_user_s_size_wins_and_a_difference_is_logged(tmp_path, pixels, caplo
     assert "0.25 µm/px" in caplog.text
 
 
-def test_a_generic_tiff_warns_once_although_two_readers_look_at_it(tmp_path, pixels, caplog):
+def test_a_generic_tiff_warns_once(tmp_path, pixels, caplog):
     path = tmp_path / "a.tif"
     size = {"resolution": (40_000, 40_000), "resolutionunit": "CENTIMETER"}
     tifffile.imwrite(path, pixels, photometric="rgb", tile=(128, 128), metadata=None, **size)
     with caplog.at_level(logging.WARNING), open_slide(path, mpp=0.5) as slide:
-        assert slide.reader == "openslide:generic-tiff"
+        assert slide.reader == "tifffile:tiff"
         assert (slide.mpp, slide.mpp_source) == (0.5, "--mpp")
     assert len(caplog.records) == 1
 

@@ -55,12 +55,14 @@ def open_result_slide(result: Result, slides: Path | None = None) -> Slide:
         It is not found, is another slide, or cannot be opened.
     """
     wanted = result.summary["slide"].get("identity")
+    image = result.summary["slide"].get("image")
+    series = None if image is None else str(image)
     reasons = []
     for path in _places(result, slides):
-        if not path.is_file():
+        if not path.exists():
             continue
         try:
-            slide = open_slide(path, result.mpp)
+            slide = open_slide(path, result.mpp, series=series, force=True)
         except SlideError as error:
             reasons.append(str(error))
             continue
