@@ -203,9 +203,9 @@ def _given(slide: Slide, mpp: float, given: Area, roi: Area | None) -> TissueMas
     touched = draw(area, (height, width), step)
     # Pixels whose centre lies outside, and slivers between the centres of two.
     x, y = shapely.get_coordinates(shapely.segmentize(area, step / 2)).T / step
-    touched[
-        np.clip(y.astype(np.intp), 0, height - 1), np.clip(x.astype(np.intp), 0, width - 1)
-    ] = True
+    touched[np.clip(y.astype(np.intp), 0, height - 1), np.clip(x.astype(np.intp), 0, width - 1)] = (
+        True
+    )
     return TissueMask(touched, mpp, step, area.area * slide.mpp**2 / 1e6, area)
 
 
