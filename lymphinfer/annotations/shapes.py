@@ -41,8 +41,8 @@ def area_of(geometry: Any, words: Counter[str]) -> BaseGeometry:
     """
     kind = str(geometry["type"]).lower()
     if kind == "geometrycollection":
-        parts = [area_of(part, words) for part in geometry["geometries"] or ()]
-        return polygons(shapely.union_all(parts))
+        found = [area_of(part, words) for part in geometry["geometries"] or ()]
+        return polygons(shapely.union_all(found))
     if kind in WITHOUT_AREA:
         words["points or lines passed over, which have no area"] += 1
         return shapely.Polygon()

@@ -24,18 +24,20 @@ _FLAT = (1.0 / 255, 2.5 / 255)
 """Limits of the local variation of what is flat; the picture's own noise decides between them."""
 _BLANK = 254.5 / 255
 _MIN_LEVEL = 0.5
-_MAX_SATURATION = 0.32
+_MAX_SATURATION = 0.26
 _MAX_PINK = 0.12
 _SURELY_NOT_PINK = 0.03
 _ALIKE_PINK = 0.025
 _ALIKE_CHROMA = 0.12
+_FIELD_PINK = 0.08
+_FIELD_SHARE = 0.01
 _ALIKE_LEVEL = 0.65
 _MIN_SHARE = 0.002
 _MIN_SHARE_PINK = 0.03
 _MIN_PX = 6
 _SEEDS = 20
 _SIGMAS_PX = (2.0, 8.0, 32.0)
-_PINK_DRIFT = 0.05
+_PINK_DRIFT = 0.08
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,14 +96,15 @@ def _reduced(image: Image, seen: Mask, factor: int) -> tuple[Image, Mask]:
     rows, columns = (n // factor * factor for n in image.shape[:2])
     blocks = image[:rows, :columns].reshape(rows // factor, factor, columns // factor, factor, 3)
     whole = seen[:rows, :columns].reshape(rows // factor, factor, columns // factor, factor)
-    return blocks.mean(axis=(1, 3), dtype=np.float32), whole.all(axis=(1, 3))
+    return blocks.mean(axis=(1, 3), dtype=np.float32), np.asarray(whole.all(axis=(1, 3)))
 
 
 def _enlarged(array: Kind, factor: int, shape: tuple[int, ...]) -> Kind:
-    big = array.repeat(factor, axis=0).repeat(factor, axis=1)
-    missing = [(0, max(0, n - m)) for n, m in zip(shape, big.shape[:2], strict=True)]
-    padded = np.pad(big, [*missing, *[(0, 0)] * (array.ndim - 2)], mode="edge")
-    return padded[: shape[0], : shape[1]]
+    rows, columns = (
+        np.minimum(np.arange(n) // factor, m - 1) for n, m in zip(shape, array.shape, strict=False)
+    )
+    enlarged: Kind = array[rows][:, columns]
+    return enlarged
 
 
 def _variation(image: Image) -> Image:
@@ -131,6 +134,7 @@ def _alike(image: Image, flat: Mask, seen_px: int) -> Mask | None:
     if not count or sizes.max() < _MIN_PX:
         return None
     which = np.arange(1, count + 1)
+    boxes = ndimage.find_objects(labels)
     colors = np.stack(
         [ndimage.mean(image[..., c], labels, which) for c in range(3)], axis=-1
     ).astype(np.float32)
@@ -150,9 +154,15 @@ def _alike(image: Image, flat: Mask, seen_px: int) -> Mask | None:
             break
         relative = colors / np.maximum(colors[seed], 1e-3)
         high = relative.max(axis=-1)
-        alike = pinkness(relative) / np.maximum(high, 1e-3) <= _ALIKE_PINK
+        redder = pinkness(relative) / np.maximum(high, 1e-3)
+        alike = redder <= _FIELD_PINK
         alike &= (high - relative.min(axis=-1)) / np.maximum(high, 1e-3) <= _ALIKE_CHROMA
         alike &= (high >= _ALIKE_LEVEL) & (sizes >= _MIN_PX)
+        # Pinker than the seed is pale tissue, but for a camera field: these have straight edges.
+        for area in np.flatnonzero(alike & (redder > _ALIKE_PINK)):
+            alike[area] = sizes[area] >= _FIELD_SHARE * seen_px and _is_straight(
+                np.pad(labels[boxes[area]] == area + 1, 1)
+            )
         alike |= blank
         wanted = _MIN_SHARE if pink[seed] <= _SURELY_NOT_PINK else _MIN_SHARE_PINK
         if sizes[alike].sum() >= wanted * seen_px:
@@ -201,7 +211,7 @@ def _white(image: Image, where: Mask) -> Image:
         near = ndimage.gaussian_filter(weight, sigma, mode="constant")[..., None]
         total = ndimage.gaussian_filter(rest, (sigma, sigma, 0), mode="constant")
         correction = (total + 0.01 * correction) / (near + 0.01)
-    return np.exp(surface + correction).astype(np.float32)
+    return np.asarray(np.exp(surface + correction), np.float32)
 
 
 def _thinned(where: Mask, most: int = 20_000) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
