@@ -57,7 +57,7 @@ def train_detector(
         Width, typer.Option(help="HoVer-Net with its channels divided; 8 learns on a CPU.")
     ] = Width.full,
     markers_from: Annotated[
-        str, typer.Option(help="Bundle whose patch classifier reads the markers.")
+        str, typer.Option(help="Bundle whose marker model reads the nuclei.")
     ] = "he-v1",
     validate_every: Annotated[int, typer.Option(help="Steps between looks at --held-out.")] = 500,
     work: Annotated[

@@ -22,7 +22,7 @@ app.add_typer(convert, name="import")
 
 MEGABYTE = 1_000_000
 BUNDLE = typer.Argument(metavar="BUNDLE", help="Name or folder.")
-MARKERS = typer.Option(help="Bundle whose patch classifier reads the markers.")
+MARKERS = typer.Option(help="Bundle whose marker model reads the nuclei.")
 LICENCE = typer.Option(help="Of the model.")
 TO = typer.Option("--to", help="Folder of bundles to put it in. Default: your own, which is found.")
 

@@ -30,7 +30,7 @@ from lymphinfer.bundles.writing import write_bundle
 from lymphinfer.markers.calibration import Calibration
 from lymphinfer.markers.far_scale import FarNet, fold_batch_norm
 from lymphinfer.nuclei.stardist.network import ResidualStarDistNet, build_network
-from recipes.he.crc01 import MARKERS, PARENTS, SINGLE_GATES, read_slide
+from recipes.he.crc01 import MARKERS, PARENTS, SINGLE_GATES, hard_labels, read_slide
 from recipes.he.far_logits import FarRun, read_run
 from recipes.he.head import HeadTrainee, begin, read_rows
 from recipes.he.near import reader_of
@@ -133,18 +133,22 @@ def main() -> None:
     weights = np.stack(
         [real_frequency(gated[:, i], FREQUENCY[m]) for i, m in enumerate(MARKERS)], axis=1
     )
-    found = calibrations(tiles, gated, weights)
-    stain = probabilities(tiles, found)
-
+    # CD45 by both scales on the tiles; children, whom the far scale tells, on whole columns.
+    root = calibrations(tiles, gated, weights)[0]
     trainee = begin(arguments.near)
     trainee.load_state_dict(load_file(arguments.out / "head.safetensors"))
     head = trainee.head.eval()
     with np.load(arguments.far / "held_out.npz") as data:
         index, alone = data["index"], run(data["logits"])
     slide_gated = np.stack([slide.values[m][index] >= SINGLE_GATES[m] for m in MARKERS], axis=1)
-    settle_alone(head, found, alone, slide_gated)
+    settle_alone(head, root, alone, slide_gated[:, 0])
     with torch.inference_mode():
-        far_alone = probabilities(head(None, torch.from_numpy(alone)).numpy(), found)
+        alone_logits = head(None, torch.from_numpy(alone)).numpy()
+    every = np.ones(slide_gated.shape)
+    found = calibrations(alone_logits, slide_gated.astype(np.int8), every, root)
+    far_alone = probabilities(alone_logits, found)
+    stain = probabilities(tiles, found)
+    known = hard_labels(slide, MARKERS)[index]
 
     report: dict[str, Any] = {
         "tiles": json.loads((arguments.out / "scores.json").read_text()),
@@ -153,13 +157,18 @@ def main() -> None:
     }
     specs = []
     for i, name in enumerate(MARKERS):
-        sets = [Validation("stain", stain, gated, weights[:, i])]
+        here = three_range[chosen["c01"], i]
+        share = float((known[:, i] == 1).sum() / (known[:, i] >= 0).sum())
+        sets = [
+            Validation("columns, far alone", far_alone, known, np.ones(len(known))),
+            Validation("tiles", stain, three_range[chosen["c01"]], real_frequency(here, share)),
+        ]
         if i == 0:
             for other in ("consep", "brca"):
-                here = chosen[other]
-                p = probabilities(logits[here], found)
-                sets.append(Validation(other, p, three_range[here], np.ones(len(here))))
-        points, lines = operating_points(sets, i)
+                rows_of = chosen[other]
+                p = probabilities(logits[rows_of], found)
+                sets.append(Validation(other, p, three_range[rows_of], np.ones(len(rows_of))))
+        points, lines = operating_points(sets, i, elsewhere=("consep", "brca"))
         auroc, low, high = auroc_interval(
             three_range[chosen["c01"], i], stain[:, i], group[chosen["c01"]]
         )
@@ -183,6 +192,9 @@ def main() -> None:
             "decided": lines,
             "expected_over_observed_far_alone": float(
                 far_alone[:, i].mean() / slide_gated[:, i].mean()
+            ),
+            "expected_over_observed_tiles": float(
+                (stain[:, i] * weights[:, i]).sum() / ((gated[:, i] == 1) * weights[:, i]).sum()
             ),
             "scale": found[i].scale,
             "offset": found[i].offset,

@@ -32,7 +32,7 @@ STAIN = MarkerSpec("CD45", Evidence.STAIN, "made", auroc=0.925, auroc_interval=(
 
 @pytest.fixture
 def pointed(folder):  # noqa: F811
-    edit(folder, "threshold = 0.5\n", "")
+    edit(folder, "\nthreshold = 0.5\n", "\n")
     edit(folder, "    0.95,\n]\n", f"    0.95,\n]\n{POINTS}")
     return folder
 

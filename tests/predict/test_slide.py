@@ -165,7 +165,7 @@ def test_an_operating_point_decides_what_is_called_and_is_asked_for_anew(
     shutil.copytree(disc_bundle, bundle)
     path = bundle / "bundle.toml"
     points = "points = {precise = {threshold = 1.0}, sensitive = {threshold = 0.0, recall = 1.0}}"
-    path.write_text(path.read_text().replace("threshold = 0.5\n", f"{points}\n", 1))
+    path.write_text(path.read_text().replace("\nthreshold = 0.5\n", f"\n{points}\n", 1))
     called = {}
     for point in ("precise", "sensitive", "balanced"):
         asked = settings(bundle, tile_px=512, operating_point=point)

@@ -61,6 +61,15 @@ def test_points_are_ordered_and_state_what_the_stain_s_set_says():
     assert len(lines) == 3
 
 
+def test_other_laboratories_have_a_say_in_what_is_called():
+    stain, other = sample(4000, 3.0, 0.2, 0), sample(3000, 2.0, 0.1, 1)
+    alone, _ = operating_points([stain, other], 0)
+    careful, _ = operating_points([stain, other], 0, elsewhere=["1"], least_elsewhere=0.7)
+    cut = careful["balanced"]["threshold"]
+    assert cut > alone["balanced"]["threshold"]
+    assert precision_score(other.labels[:, 0], other.p[:, 0] >= cut) >= 0.7
+
+
 def test_a_marker_at_chance_has_no_points():
     points, lines = operating_points([sample(4000, 0.0, 0.05, 2)], 0)
     assert points == {} and "no threshold" in lines[0]
