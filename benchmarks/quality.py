@@ -91,9 +91,7 @@ class Look:
 
 
 def stardist_of(bundle: Bundle) -> StarDistDetector:
-    found = bundle.detector
-    if isinstance(found, NearMarkers):
-        found = found.detector
+    found = bundle.own_detector
     if not isinstance(found, StarDistDetector):
         raise SystemExit(
             "this benchmark draws StarDist's polygons; the bundle has another detector"

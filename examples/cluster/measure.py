@@ -78,7 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("slide", type=Path, nargs="?")
     parser.add_argument("--side", type=int, default=20_000, help="px of a made slide")
-    parser.add_argument("--bundle", default="he-v1-fast")
+    parser.add_argument("--bundle", default="he-v2")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--shards", type=int, default=8, help="compute no more than these")

@@ -10,7 +10,7 @@ import hashlib
 from dataclasses import replace
 from pathlib import Path
 
-from lymphinfer.bundles.registry import PATCH_BUNDLE, find_bundle, list_bundles
+from lymphinfer.bundles.registry import DEFAULT_BUNDLE, find_bundle, list_bundles
 from lymphinfer.bundles.schema import MANIFEST, BundleManifest, read_manifest
 from lymphinfer.errors import BundleError
 from lymphinfer.nuclei.hovernet.tiatoolbox import hovernet_module
@@ -41,7 +41,7 @@ def find_detector(name: str | Path) -> Path:
     if (Path(name) / MANIFEST).is_file():
         return Path(name)
     if str(name) == "stardist":
-        return find_bundle(PATCH_BUNDLE)
+        return find_bundle(DEFAULT_BUNDLE)
     here = list_bundles()
     wanted = HOVERNET if str(name) == "hovernet" else (str(name),)
     for candidate in wanted:
@@ -89,7 +89,7 @@ def compose(base: BundleManifest, detector: str | Path) -> tuple[BundleManifest,
         raise BundleError(
             f"--detector {detector}: the markers of bundle {base.name} are read off its own "
             "detector's features; choose a --bundle whose markers fit any nuclei, such as "
-            f"{PATCH_BUNDLE}"
+            f"{DEFAULT_BUNDLE}"
         )
     both = hashlib.sha256(f"{base.sha256}\n{source.sha256}".encode()).hexdigest()
     composed = replace(

@@ -199,6 +199,12 @@ class Bundle:
     markers: MarkerModel
     runtime: str = "torch"
 
+    @property
+    def own_detector(self) -> Detector:
+        """The detector without what its nuclei bring for the markers."""
+        found = self.detector
+        return found.detector if isinstance(found, (NearMarkers, DenseMarkers)) else found
+
 
 def load_bundle(
     name_or_folder: str | Path,

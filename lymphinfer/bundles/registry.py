@@ -10,9 +10,8 @@ import platformdirs
 from lymphinfer.bundles.schema import MANIFEST
 from lymphinfer.errors import BundleError
 
-DEFAULT_BUNDLE = "he-v1-fast"
-PATCH_BUNDLE = "he-v1"
-"""Whose markers come from patches, and so fit nuclei of any detector."""
+DEFAULT_BUNDLE = "he-v2"
+"""Its markers fit nuclei of any detector."""
 ENVIRONMENT = "LYMPHINFER_WEIGHTS"
 
 

@@ -9,6 +9,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from lymphinfer.bundles.registry import DEFAULT_BUNDLE
+
 
 def doctor(
     out: Annotated[
@@ -16,7 +18,7 @@ def doctor(
     ] = Path(),
     bundle: Annotated[
         str, typer.Option("--bundle", "-b", help="Bundle of the self-test.")
-    ] = "he-v1-fast",
+    ] = DEFAULT_BUNDLE,
 ) -> None:
     """Check versions, devices, bundles and disk, with the fix for each problem."""
     from lymphinfer.predict.doctor import examine

@@ -30,7 +30,7 @@ def predict(
         typer.Option(
             "--bundle",
             "-b",
-            help="Name or folder of a bundle. Default: he-v1-fast; he-v1 with --detector.",
+            help="Name or folder of a bundle. Default: he-v2.",
         ),
     ] = None,
     detector: Annotated[

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from lymphinfer.bundles.registry import DEFAULT_BUNDLE
+
 
 class Architecture(StrEnum):
     """Choices of ``--arch``."""
@@ -58,7 +60,7 @@ def train_detector(
     ] = Width.full,
     markers_from: Annotated[
         str, typer.Option(help="Bundle whose marker model reads the nuclei.")
-    ] = "he-v1",
+    ] = DEFAULT_BUNDLE,
     validate_every: Annotated[int, typer.Option(help="Steps between looks at --held-out.")] = 500,
     work: Annotated[
         Path | None, typer.Option(help="Folder for checkpoints. Default: <out>.work.")

@@ -11,6 +11,8 @@ from rich.markup import escape
 from rich.progress import DownloadColumn, TransferSpeedColumn
 from rich.table import Table
 
+from lymphinfer.bundles.registry import DEFAULT_BUNDLE
+
 if TYPE_CHECKING:
     from lymphinfer.bundles.schema import BundleManifest
 
@@ -138,7 +140,7 @@ def pull(
             "any other."
         ),
     ] = None,
-    markers_from: Annotated[str, MARKERS] = "he-v1",
+    markers_from: Annotated[str, MARKERS] = DEFAULT_BUNDLE,
     to: Annotated[Path | None, TO] = None,
 ) -> None:
     """Download a bundle: resumed where it was cut, checked, and never kept when a hash is wrong."""
@@ -177,7 +179,7 @@ def hovernet(
         ),
     ] = None,
     mpp: Annotated[float, typer.Option(help="Pixel size it was trained at, µm/px.")] = 0.25,
-    markers_from: Annotated[str, MARKERS] = "he-v1",
+    markers_from: Annotated[str, MARKERS] = DEFAULT_BUNDLE,
     licence: Annotated[str, LICENCE] = "as published with the weights",
     sha256: Annotated[str | None, typer.Option(help="That the file must have.")] = None,
     to: Annotated[Path | None, TO] = None,
@@ -213,7 +215,7 @@ def stardist_keras(
         typer.Option(help="Pixel size the model was trained for, µm/px; its files do not say."),
     ],
     name: Annotated[str | None, typer.Option(help="Of the bundle. Default: the folder's.")] = None,
-    markers_from: Annotated[str, MARKERS] = "he-v1",
+    markers_from: Annotated[str, MARKERS] = DEFAULT_BUNDLE,
     licence: Annotated[str, LICENCE] = "as published with the model",
     to: Annotated[Path | None, TO] = None,
 ) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from lymphinfer import __version__
 from lymphinfer.bundles.evidence import DEFAULT_POINT, OPERATING_POINTS
-from lymphinfer.bundles.registry import DEFAULT_BUNDLE, PATCH_BUNDLE
+from lymphinfer.bundles.registry import DEFAULT_BUNDLE
 from lymphinfer.errors import LymphinferError
 from lymphinfer.export.geojson import FORMATS
 from lymphinfer.markers.hierarchy import HierarchyMode
@@ -87,8 +87,7 @@ class PredictSettings:
 
     def __post_init__(self) -> None:
         if not self.bundle:
-            default = DEFAULT_BUNDLE if self.detector is None else PATCH_BUNDLE
-            object.__setattr__(self, "bundle", default)
+            object.__setattr__(self, "bundle", DEFAULT_BUNDLE)
         problems = []
         if self.format not in FORMATS:
             problems.append(f"--format {self.format}: choose one of {', '.join(FORMATS)}")

@@ -13,7 +13,6 @@ from lymphinfer.bundles.writing import write_bundle
 from lymphinfer.cells.files import atomic_write
 from lymphinfer.errors import DataError
 from lymphinfer.markers.classifier import MarkerClassifier
-from lymphinfer.markers.dense import DenseMarkers
 from lymphinfer.nuclei.hovernet.detector import HoVerNetDetector
 from lymphinfer.nuclei.stardist.detector import StarDistDetector
 from lymphinfer.training.calibrate import Calibrated, usable_threshold
@@ -133,9 +132,7 @@ def make_bundle(
         The bundle whose detector is to be copied is not usable.
     """
     base = load_bundle(config.bundle.detector)
-    detector = base.detector
-    if isinstance(detector, DenseMarkers):
-        detector = detector.detector
+    detector = base.own_detector
     if not isinstance(detector, (StarDistDetector, HoVerNetDetector)):
         raise DataError(f"bundle {base.manifest.name} has no detector that can be copied")
     specs = marker_specs(inputs, trained)

@@ -14,6 +14,7 @@ from lymphinfer.bundles.borrowing import write_with_markers_of
 from lymphinfer.bundles.composing import find_detector, used_manifest
 from lymphinfer.bundles.importing_hovernet import hovernet_table, read_weights
 from lymphinfer.bundles.loading import load_bundle, sha256_of
+from lymphinfer.bundles.registry import DEFAULT_BUNDLE
 from lymphinfer.bundles.schema import BundleManifest
 from lymphinfer.compute import half_type, resolve_device
 from lymphinfer.errors import DataError
@@ -94,7 +95,7 @@ class DetectorRun:
     batch_size: int = 4
     divisor: int = 1
     initial: str = ""
-    markers_from: str = "he-v1"
+    markers_from: str = DEFAULT_BUNDLE
     device: str = "auto"
     validate_every: int = 500
     workers: int | None = None
@@ -149,7 +150,7 @@ def train_detector(run: DetectorRun, out: Path, work: Path, *, command: str) -> 
     if markers.classifier["kind"] != "patch":
         raise DataError(
             f"--markers-from {markers.name}: its markers are read off its own detector; choose a "
-            "bundle with a patch classifier, such as he-v1"
+            "bundle whose markers fit any nuclei, such as he-v2"
         )
     images = _read(run)
     train = _train_stardist if run.architecture == "stardist" else _train_hovernet
@@ -178,10 +179,11 @@ def _initial_hovernet(run: DetectorRun) -> tuple[dict[str, Tensor] | None, float
     if path.is_file():
         return read_weights(path), 0.25, f"the weights {path.name}"
     bundle = load_bundle(find_detector(run.initial))
-    if not isinstance(bundle.detector, HoVerNetDetector):
+    detector = bundle.own_detector
+    if not isinstance(detector, HoVerNetDetector):
         raise DataError(f"--initial {run.initial}: its detector is no HoVer-Net")
     name = f"the bundle {bundle.manifest.name}"
-    return dict(bundle.detector.net.state_dict()), bundle.detector.mpp, name
+    return dict(detector.net.state_dict()), detector.mpp, name
 
 
 def _train_hovernet(
@@ -230,13 +232,14 @@ def _train_stardist(
     weights, start = None, "random weights"
     if run.initial:
         bundle = load_bundle(find_detector(run.initial))
-        if not isinstance(bundle.detector, StarDistDetector):
+        detector = bundle.own_detector
+        if not isinstance(detector, StarDistDetector):
             raise DataError(f"--initial {run.initial}: its detector is no StarDist")
         mpp = run.mpp or float(bundle.manifest.detector["mpp"])
-        config = replace(config, mpp=mpp, network=bundle.detector.net.config)
+        config = replace(config, mpp=mpp, network=detector.net.config)
         crops = CropDataset({"own": images.train}, config).images(CROPS_FOR_STATISTICS)
-        begun = unfold_batch_norm(bundle.detector.net, crops)
-        config = replace(config, network=begun.config)
+        begun = unfold_batch_norm(detector.net, crops)
+        config = replace(config, network=replace(begun.config, marker_features=False))
         weights, start = dict(begun.state_dict()), f"the bundle {bundle.manifest.name}"
     trainer = Trainer(config, work, device=device, initial=weights, workers=run.workers)
     net = trainer.fit({"own": images.train}, images.held_out)

@@ -98,7 +98,7 @@ def set_vectors(
 
 def reader_of(bundle: Bundle) -> ResidualStarDistNet:
     """The network whose maps are read."""
-    detector = bundle.detector
+    detector = bundle.own_detector
     if not isinstance(detector, StarDistDetector):
         raise SystemExit(f"{bundle.manifest.name}: its detector is no StarDist")
     net = detector.net

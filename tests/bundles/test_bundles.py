@@ -107,7 +107,7 @@ def test_a_base_rate_says_so_in_its_statement(folder):
     assert "nothing learned" in statement
 
 
-@pytest.mark.parametrize("name", ["he-v1", "he-v1-fast"])
+@pytest.mark.parametrize("name", ["he-v1", "he-v1-fast", "he-v2"])
 def test_context_beyond_the_halo_does_not_change_what_the_shipped_detectors_say(name):
     from pathlib import Path
 
@@ -117,7 +117,7 @@ def test_context_beyond_the_halo_does_not_change_what_the_shipped_detectors_say(
 
     picture = Image.open(Path(stardist.__file__).parent / "data/images/histo.jpg").convert("RGB")
     pixels = np.asarray(picture.resize((832, 512)))
-    detector = load_bundle(name).detector
+    detector = load_bundle(name).own_detector
     whole = detector.infer(pixels).dense
     x, y, core = 256, 192, 128
     halo = detector.halo_px

@@ -121,12 +121,16 @@ def test_a_child_that_is_called_where_its_parent_is_not_is_refused(pointed):
         read_manifest(pointed)
 
 
-@pytest.mark.parametrize("name", ["he-v1", "he-v1-fast", "sim-orion-v1"])
+@pytest.mark.parametrize("name", ["he-v1", "he-v1-fast", "he-v2", "sim-orion-v1"])
 def test_no_shipped_bundle_claims_a_stain_that_it_has_not_seen(name):
     markers = tomllib.loads((find_bundle(name) / "bundle.toml").read_text())["marker"]
     words = {m["name"]: m["evidence"] for m in markers}
     if name == "sim-orion-v1":
         assert set(words.values()) == {"simulated"}
+    elif name == "he-v2":
+        assert set(words.values()) == {"stain"}
+        assert {m["patients"] for m in markers} == {1}
+        assert "One patient" in (find_bundle(name) / "CARD.md").read_text()
     else:
         assert words == {"CD45": "morphology"} | dict.fromkeys(("CD3e", "CD4", "CD8a"), "base-rate")
         assert "0.78" in (find_bundle(name) / "CARD.md").read_text()

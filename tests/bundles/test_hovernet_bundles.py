@@ -154,7 +154,7 @@ def test_markers_off_the_detector_s_own_features_take_no_other_detector(weights,
 
 def test_a_detector_that_is_not_here_says_how_to_get_it(monkeypatch, tmp_path):
     monkeypatch.setattr("lymphinfer.bundles.registry.user_weights", lambda: tmp_path)
-    assert find_detector("stardist").name == "he-v1"
+    assert find_detector("stardist").name == "he-v2"
     with pytest.raises(BundleError, match="known bundles"):
         find_detector("nothing")
     monkeypatch.setitem(sys.modules, "tiatoolbox.models.architecture", None)

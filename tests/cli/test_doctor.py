@@ -15,7 +15,7 @@ def run(*arguments: object):
 
 
 def test_a_healthy_machine_has_no_problem(disc_bundle, tmp_path, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(doctor, "list_bundles", lambda: {"he-v1-fast": disc_bundle})
+    monkeypatch.setattr(doctor, "list_bundles", lambda: {"he-v2": disc_bundle})
     monkeypatch.setattr(doctor, "MIN_MEMORY_GB", 0.1)
     monkeypatch.setattr(doctor, "MIN_FREE_GB", 0.01)
     done = run("--bundle", disc_bundle, "--out", tmp_path / "out")
@@ -38,7 +38,7 @@ def test_each_problem_comes_with_its_fix(disc_bundle, tmp_path, monkeypatch):  #
     done = run("--out", tmp_path / "file" / "out")
     assert done.exit_code == 1
     expected = (
-        "he-v1-fast: missing", "classifier.safetensors has sha256", "install it again",
+        "he-v2: missing", "classifier.safetensors has sha256", "install it again",
         "writable folder", "free some space", "other --device", "problems found",
     )  # fmt: skip
     for words in expected:

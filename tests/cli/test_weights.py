@@ -22,7 +22,7 @@ def run(*arguments, code=0):
 
 def test_list_names_the_shipped_bundles_and_their_evidence():
     text = run("list")
-    assert "he-v1-fast (default)" in " ".join(text.split())
+    assert "he-v2 (default)" in " ".join(text.split())
     assert "sim-orion-v1" in text and "base-rate" in text
 
 

@@ -114,6 +114,6 @@ def test_nuclei_without_types_say_so(disc_bundle, tmp_path):
 
 
 def test_another_detector_gets_the_default_bundle_whose_markers_fit_any():
-    assert PredictSettings().bundle == "he-v1-fast"
-    assert PredictSettings(detector="hovernet").bundle == "he-v1"
+    assert PredictSettings().bundle == "he-v2"
+    assert PredictSettings(detector="hovernet").bundle == "he-v2"
     assert PredictSettings(detector="hovernet", bundle="mine").bundle == "mine"
