@@ -41,6 +41,8 @@ from recipes.he.near_sets import SETS, RawImage, at_mpp, read_raw
 
 FAR_ALONE = 60_000
 """Nuclei of the slide that the head sees by the far scale alone."""
+ALONE_COLUMNS = (9, 10)
+"""Where they lie, where there is one far network only."""
 
 
 @dataclass(frozen=True)
@@ -174,11 +176,20 @@ def collect_logits(arguments: argparse.Namespace) -> None:
     rng = np.random.default_rng(2)
     logits, labels = [], []
     gated = np.stack([slide.values[m] >= SINGLE_GATES[m] for m in MARKERS], axis=1)
-    for folder, run in zip(arguments.far[1:] or arguments.far, runs[1:] or runs, strict=True):
+    for folder, run in zip(arguments.far[1:], runs[1:], strict=True):
         with np.load(folder / "held_out.npz") as data:
-            chosen = rng.permutation(len(data["index"]))[: FAR_ALONE // max(1, len(runs) - 1)]
+            chosen = rng.permutation(len(data["index"]))[: FAR_ALONE // len(runs[1:])]
             logits.append(run(data["logits"][chosen]))
             labels.append(gated[data["index"][chosen]].astype(np.int8))
+    if not logits:
+        # Columns of its training: those that it has not seen are what everything is decided on.
+        run = runs[0]
+        index, features = features_of(
+            run.net, slide, ALONE_COLUMNS, device=arguments.device, half=True
+        )
+        chosen = rng.permutation(len(index))[:FAR_ALONE]
+        logits.append(run(told(run.net, features[chosen])))
+        labels.append(gated[index[chosen]].astype(np.int8))
     np.savez(out / "far_alone.npz", logits=np.concatenate(logits), labels=np.concatenate(labels))
 
 
