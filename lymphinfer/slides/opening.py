@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from lymphinfer.errors import SlideError
 from lymphinfer.slides.remote import remote_address
@@ -186,7 +187,7 @@ def _contradicts_its_tag(file: Path) -> bool:
     source = FileSource(file)
     try:
         with TiffFile(file) as tif:
-            page = tif.pages[0]
+            page: Any = tif.pages[0]
             if not page.is_tiled:
                 return False
             colours = page_colours(page, source).jpeg

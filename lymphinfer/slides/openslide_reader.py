@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,7 +51,7 @@ class OpenSlideSlide(PyramidSlide):
 
         handle = OpenSlide(path)
         try:
-            properties = dict(handle.properties)
+            properties = _readable(handle.properties)
             stated = _stated_size(properties)
             self.mpp, self.mpp_source = resolve_pixel_size(path, stated, mpp)
         except BaseException:
@@ -173,6 +175,15 @@ def _on_white(image: Image) -> Image:
     out = Image.new("RGB", image.size, (255, 255, 255))
     out.paste(image, mask=alpha)
     return out
+
+
+def _readable(properties: Mapping[str, str]) -> dict[str, str]:
+    """Properties that can be read: OpenSlide lists names in a damaged header that it cannot find."""
+    found = {}
+    for name in properties:
+        with suppress(KeyError):
+            found[name] = properties[name]
+    return found
 
 
 def _stated_size(properties: dict[str, str]) -> StatedSize:

@@ -11,8 +11,10 @@ class ByteSource(Protocol):
     """A file of random access that threads may share. Its text is its name in messages."""
 
     size: int
-    version: object
-    """Anything that changes when the file does."""
+
+    @property
+    def version(self) -> object:
+        """Anything that changes when the file does."""
 
     def read(self, offset: int, count: int) -> bytes:
         """Bytes from a place; fewer at the end of the file."""
