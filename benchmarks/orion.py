@@ -5,7 +5,8 @@ python benchmarks/orion.py --slide DIR [--columns 4,8,16] [--bundle NAME] [--jso
 python benchmarks/orion.py --tiles DIR [--slide DIR] [--bundle NAME] [--json FILE]
     The whole product on a folder like orion-c01-tiles, scored on matched nuclei: with the context
     of the slide where a tile lies on it, and by the tile alone.
-    --tile-columns 4,8,16 takes only the tiles in these columns of the slide.
+    --tile-columns 4,8,16 takes only the tiles in these columns of the slide; with --columns the
+    tiles in those columns are scored by themselves as well.
 
 A nucleus is negative up to a marker's lower gate, positive from the upper one, and left out between
 them; --gates CD45=3:25 changes one. Expected counts are compared with a single gate a marker.
@@ -245,7 +246,7 @@ def on_tiles(
         total += len(points)
         tiles += 1
     if not tiles:
-        raise SystemExit(f"{folder}: no tile lies in these columns")
+        return {"tiles": 0, "annotated": 0, "matched": 0}
     joined = {name: np.concatenate(rows) for name, rows in values.items()}
     result = scores(
         bundle, np.concatenate(heads), np.concatenate(p), joined, gates, np.concatenate(groups),
@@ -323,7 +324,7 @@ def main() -> None:
         autocast=half_type(device, arguments.precision),
         runtime=choose_runtime(device, arguments.runtime),
     )
-    console, point = Console(), arguments.operating_point
+    console, point = Console(width=150), arguments.operating_point
     result: dict[str, Any] = {
         "bundle": bundle.manifest.identity,
         "gates": gates,
@@ -343,6 +344,12 @@ def main() -> None:
         result["tiles"] = on_tiles(bundle, arguments.tiles, slide, tile_columns, gates, point)
         context = "" if slide is None else ", context from the slide"
         show(console, f"{name}: whole product on tiles{context}", result["tiles"])
+        if columns is not None and tile_columns is None:
+            result["tiles_in_columns"] = on_tiles(
+                bundle, arguments.tiles, slide, columns, gates, point
+            )
+            title = f"{name}: whole product, tiles in columns {arguments.columns}{context}"
+            show(console, title, result["tiles_in_columns"])
         if slide is not None:
             result["tiles_without_context"] = on_tiles(
                 bundle, arguments.tiles, None, tile_columns, gates, point

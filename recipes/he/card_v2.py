@@ -183,7 +183,7 @@ def card(folder: Path, far_parameters: int, training: str) -> str:
         for name in ("orion", "quality", "validation")
     )
     far, tiles = orion["far"], orion["tiles"]
-    held = orion.get("tiles_held_out", tiles)
+    held = orion["tiles_in_columns"]
     markers, points = [], []
     for name in MARKERS:
         own = validation["markers"][name]["points"]
@@ -248,7 +248,7 @@ def card(folder: Path, far_parameters: int, training: str) -> str:
         far_table=table(far),
         tiles_table=table(tiles),
         cv_table="\n".join(cv_rows),
-        cv_far=validation.get("cv_far", "and a far network that had not seen its column"),
+        cv_far=validation["cv_far"],
         others="\n".join(others),
         calls=calls,
         cd8a=with_interval(far["CD8a given CD3e"]),

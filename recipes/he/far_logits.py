@@ -4,7 +4,8 @@ python -m recipes.he.far_logits --slide DIR --data DIR --near RUN --far RUN_A RU
 
 The first run is the one that ships. A nucleus of the slide gets the logits of a run that held its
 column out, an image of another laboratory those of a run that did not see it, so that the head
-learns how far the far scale is to be trusted. Logits are calibrated on the columns held out.
+learns how far the far scale is to be trusted. With a single run all logits are its own, and what
+it has seen is counted beside them. Logits are calibrated on the columns held out.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ from recipes.he.near_sets import SETS, RawImage, at_mpp, read_raw
 
 FAR_ALONE = 60_000
 """Nuclei of the slide that the head sees by the far scale alone."""
+ALONE_COLUMNS = (9, 10)
+"""Where they lie, where there is one far network only."""
 
 
 @dataclass(frozen=True)
@@ -135,15 +138,21 @@ def far_logits(
     return found
 
 
-def run_for(image: RawImage, number: int, runs: Sequence[FarRun]) -> FarRun:
-    """The first run that has seen neither the image nor its column of the slide."""
+def is_unseen(image: RawImage, number: int, run: FarRun) -> bool:
+    """Whether a run has seen neither the image nor its column of the slide."""
     if image.place is not None:
-        column = int(image.place[0] // TILE_PX)
-        return next(run for run in runs if column in run.held_out)
+        return int(image.place[0] // TILE_PX) in run.held_out
     if image.name.startswith("nuinsseg/"):
-        return runs[0]
+        return True
     # The order of the sets in training: BRCA-M2C, then CoNSeP without its held-out images.
-    return next(r for r in runs if r.other_part is not None and r.other_part == number % 2)
+    return run.other_part is not None and run.other_part == number % 2
+
+
+def run_for(image: RawImage, number: int, runs: Sequence[FarRun]) -> FarRun:
+    """The first run that has not seen the image; the only one, where there is but one."""
+    if len(runs) == 1:
+        return runs[0]
+    return next(run for run in runs if is_unseen(image, number, run))
 
 
 def collect_logits(arguments: argparse.Namespace) -> None:
@@ -160,15 +169,27 @@ def collect_logits(arguments: argparse.Namespace) -> None:
             near = {k: data[k] for k in ("labels", "image", "copy", "center_um")}
         images = list(read_raw(arguments.data, name))
         np.save(file, far_logits(near, images, slide, runs, arguments.device))
+        unseen = [is_unseen(i, n, run_for(i, n, runs)) for n, i in enumerate(images)]
+        note = {"images": len(images), "unseen": sum(unseen)}
+        file.with_suffix(".json").write_text(json.dumps(note) + "\n")
         print(f"far logits of {name}: {len(near['labels'])}", flush=True)
     rng = np.random.default_rng(2)
     logits, labels = [], []
     gated = np.stack([slide.values[m] >= SINGLE_GATES[m] for m in MARKERS], axis=1)
-    for folder, run in zip(arguments.far[1:] or arguments.far, runs[1:] or runs, strict=True):
+    for folder, run in zip(arguments.far[1:], runs[1:], strict=True):
         with np.load(folder / "held_out.npz") as data:
-            chosen = rng.permutation(len(data["index"]))[: FAR_ALONE // max(1, len(runs) - 1)]
+            chosen = rng.permutation(len(data["index"]))[: FAR_ALONE // len(runs[1:])]
             logits.append(run(data["logits"][chosen]))
             labels.append(gated[data["index"][chosen]].astype(np.int8))
+    if not logits:
+        # Columns of its training: those that it has not seen are what everything is decided on.
+        run = runs[0]
+        index, features = features_of(
+            run.net, slide, ALONE_COLUMNS, device=arguments.device, half=True
+        )
+        chosen = rng.permutation(len(index))[:FAR_ALONE]
+        logits.append(run(told(run.net, features[chosen])))
+        labels.append(gated[index[chosen]].astype(np.int8))
     np.savez(out / "far_alone.npz", logits=np.concatenate(logits), labels=np.concatenate(labels))
 
 
