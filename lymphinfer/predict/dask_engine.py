@@ -10,7 +10,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from lymphinfer.predict.plan import ShardsDone, SlidePlan, add_seconds
 from lymphinfer.predict.progress import BatchProgress, SilentBatch
 from lymphinfer.predict.settings import PredictSettings, SlideResult
 from lymphinfer.predict.summary import BatchResult, write_batch
+from lymphinfer.slides.remote import remote_address
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -279,6 +280,7 @@ def run_on_dask(
         dask.distributed is not installed, the scheduler cannot be reached, or is lost.
     """
     settings, options = settings or PredictSettings(), options or BatchOptions()
+    settings = replace(settings, roi=_from_root(settings.roi), tissue=_from_root(settings.tissue))
     began = time.perf_counter()
     used_manifest(settings.bundle, settings.detector).calls_at(settings.operating_point)
     claims = Claims(settings, retry_failed=options.retry_failed, expires_s=options.lock_expires_s)
@@ -303,7 +305,13 @@ def run_on_dask(
 
 def _absolute(job: Job) -> Job:
     """Workers have other working folders."""
-    return Job(job.slide.absolute(), job.folder.absolute(), job.mpp, job.bundle)
+    slide = job.slide if remote_address(job.slide) is not None else job.slide.absolute()
+    roi, tissue = _from_root(job.roi), _from_root(job.tissue)
+    return replace(job, slide=slide, folder=job.folder.absolute(), roi=roi, tissue=tissue)
+
+
+def _from_root(named: str | None) -> str | None:
+    return None if named is None else str(Path(named).absolute())
 
 
 def _lost(error: Exception) -> Failed:

@@ -53,7 +53,8 @@ def owner(folder: Path, slide: Path) -> Owner:
     state = read_state(folder)
     if state is not None:
         known = Path(state.path or Path(state.slide).absolute())
-        if slide_place(known) == slide_place(slide) or _is_same_file(known, slide):
+        place = state.path or slide_place(Path(state.slide))
+        if place == slide_place(slide) or _is_same_file(known, slide):
             return Owner.SAME_PATH
         if state.stamp and known.name == shown(slide.name) and state.stamp == slide_stamp(slide):
             return Owner.SAME_CONTENT

@@ -17,6 +17,7 @@ from lymphinfer import __version__
 from lymphinfer.cells.files import atomic_write
 from lymphinfer.predict.inputs import Job
 from lymphinfer.predict.naming import SUMMARY
+from lymphinfer.predict.ownership import slide_words
 from lymphinfer.predict.settings import PredictSettings
 from lymphinfer.predict.state import SlideState, Status, read_state
 from lymphinfer.textfiles import json_bytes, shown
@@ -73,7 +74,7 @@ class SlideOutcome:
             for name in _PER_MARKER
         }
         return {
-            "slide": shown(self.slide),
+            "slide": shown(slide_words(self.slide)),
             "status": self.status.value,
             "reason": shown(self.reason),
             "nuclei": self.nuclei,

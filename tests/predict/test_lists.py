@@ -10,6 +10,8 @@ import pytest
 
 from lymphinfer.errors import SlideError
 from lymphinfer.predict.inputs import find_jobs
+from lymphinfer.predict.settings import PredictSettings
+from lymphinfer.slides.remote import remote_address
 
 
 @pytest.fixture
@@ -114,3 +116,29 @@ def test_slides_that_are_not_there_are_told_before_the_work(listed, caplog):
     jobs = listed("slide\ns.tif\nsub\\gone.tif\n")
     assert len(jobs) == 2
     assert "1 of 2 slides are not there: line 3" in caplog.text
+
+
+def test_a_row_names_its_tissue_and_its_image(listed, tmp_path):
+    first, second = listed(
+        "slide,out,roi,tissue,series\ns.tif,,r.json,t.json,1\ns.tif,two,,NA,scan two\n",
+        *("r.json", "t.json"),
+    )
+    assert (first.roi, first.tissue) == tuple(str(tmp_path / n) for n in ("r.json", "t.json"))
+    assert (first.series, second.series, second.tissue) == ("1", "scan two", None)
+    chosen = first.settings(PredictSettings(tissue="all.json"))
+    assert (chosen.tissue, chosen.series) == (str(tmp_path / "t.json"), "1")
+    with pytest.raises(SlideError, match=r"line 3: the same slide .* give each of its images an"):
+        listed("slide,series\ns.tif,0\ns.tif,1\n")
+    with pytest.raises(SlideError, match=r"line 2: tissue .*none.json: no such file"):
+        listed("slide,tissue\ns.tif,none.json\n")
+
+
+def test_addresses_stand_in_a_list_as_they_are(listed, tmp_path, caplog):
+    text = "slide,mpp\nhttps://example.org/x/a%20b.svs?key=secret,0.25\n s3://bucket/c.ome.tif ,\n"
+    first, second = listed(text)
+    assert [remote_address(job.slide) for job in (first, second)] == [
+        "https://example.org/x/a%20b.svs?key=secret",
+        "s3://bucket/c.ome.tif",
+    ]
+    assert [job.folder for job in (first, second)] == [tmp_path / "out" / n for n in ("a b", "c")]
+    assert "not there" not in caplog.text

@@ -14,7 +14,7 @@ from lymphinfer.predict.inputs import find_jobs
 from lymphinfer.predict.naming import MAX_NAME_BYTES, safe_name, slide_stem
 from lymphinfer.predict.ownership import check_owner, new_state
 from lymphinfer.predict.state import Status, write_state
-from lymphinfer.slides.identity import file_identity
+from lymphinfer.slides.identity import file_identity, image_identity
 
 
 def slide(path: Path, content: str | None = None) -> Path:
@@ -156,3 +156,45 @@ def test_an_odd_name_becomes_one_that_every_disk_takes(name):
 @pytest.mark.parametrize("name", ["a", "B 1.8 (x)", "x[1]", "100%", "日本", "n" * 230, "-dash"])
 def test_a_plain_name_is_its_own(name):
     assert safe_name(name) == name
+
+
+def test_an_address_keeps_its_results_and_tells_no_password(tmp_path, monkeypatch):
+    address = Path("https://example.org/a.svs?token=secret")
+    monkeypatch.chdir(tmp_path)
+    (job,) = find_jobs(address, Path("out"))
+    assert job.folder == Path("out", "a")
+    write_state(job.folder, new_state(address, status=Status.DONE))
+    (job.folder / "summary.json").write_text(
+        json.dumps({"slide": {"name": "a.svs", "identity": "0" * 64, "image": 0}})
+    )
+    (tmp_path / "in").mkdir()
+    monkeypatch.chdir(tmp_path / "in")
+    assert find_jobs(address, Path("../out"))[0].folder == Path("../out/a")
+    check_owner(Path("../out/a"), address)
+    assert "secret" not in (tmp_path / "out" / "a" / "state.json").read_text()
+    slide(tmp_path / "in" / "a.svs")
+    (other,) = find_jobs(Path("a.svs"), Path("../out"))
+    assert other.folder != Path("../out/a")
+
+
+def test_another_image_of_a_file_that_has_moved_is_known_by_the_file(tmp_path):
+    first = slide(tmp_path / "x" / "a.tif", "content")
+    (job,) = find_jobs(first, tmp_path / "out")
+    write_state(job.folder, new_state(first, status=Status.DONE))
+    identity = image_identity(file_identity(first), 2)
+    (job.folder / "summary.json").write_text(
+        json.dumps({"slide": {"name": "a.tif", "identity": identity, "image": 2}})
+    )
+    moved = slide(tmp_path / "y" / "a.tif", "content")
+    first.unlink()
+    assert find_jobs(moved, tmp_path / "out")[0].folder == job.folder
+
+
+def test_a_store_is_one_slide_and_its_insides_are_none(tmp_path):
+    store = tmp_path / "in" / "a.zarr"
+    slide(store / ".zattrs", "{}")
+    slide(store / "pictures" / "b.png")
+    finished = tmp_path / "in" / "c"
+    write_state(finished, new_state(slide(tmp_path / "in" / "c.svs"), status=Status.DONE))
+    slide(finished / "c.spatialdata.zarr" / ".zattrs", "{}")
+    assert folders(tmp_path / "in", tmp_path / "in") == {"a.zarr": "a", "c.svs": "c"}
