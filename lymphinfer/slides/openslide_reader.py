@@ -178,7 +178,7 @@ def _on_white(image: Image) -> Image:
 
 
 def _readable(properties: Mapping[str, str]) -> dict[str, str]:
-    """Properties that can be read: OpenSlide lists names in a damaged header that it cannot find."""
+    """Properties without the names of a damaged header that OpenSlide lists and cannot find."""
     found = {}
     for name in properties:
         with suppress(KeyError):

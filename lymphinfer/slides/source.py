@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -10,10 +11,12 @@ from typing import Any, BinaryIO, Protocol
 class ByteSource(Protocol):
     """A file of random access that threads may share. Its text is its name in messages."""
 
-    size: int
+    @property
+    def size(self) -> int:
+        """Bytes."""
 
     @property
-    def version(self) -> object:
+    def version(self) -> Hashable:
         """Anything that changes when the file does."""
 
     def read(self, offset: int, count: int) -> bytes:

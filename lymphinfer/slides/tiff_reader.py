@@ -76,7 +76,7 @@ class TiffSlide(PyramidSlide):
 
         self.path = path
         self.bounds_offset = (0, 0)
-        source = source or FileSource(path)
+        source = FileSource(path) if source is None else source
         store = SegmentStore(source)
         try:
             with source.open() as stream, TiffFile(stream) as tif:
