@@ -75,8 +75,9 @@ $densities. Between tiles of one slide that ratio varies much more, and between 
   are read by this network beside it.
 - Far: a residual U-Net of $far_parameters parameters at 1.3 µm/px that sees 166 µm around a nucleus, once a
   shard from the slide's pyramid; it says 16 channels of the stain, and each T-cell marker given its parent.
-- Head: CD45 from both; CD3e given CD45 and CD4 given CD3e from the far scale alone, since the near scale, tile
-  by tile, added nothing; CD8a given CD3e from both. A scale that is missing is replaced by a learned value.
+- Head: CD45 from both; each T-cell marker given its parent from the far scale alone, since what the near scale
+  had learned of them on the tiles did not hold on other tiles. A scale that is missing is replaced by a learned
+  value.
 - Stored as float16 safetensors.
 
 ## Data
