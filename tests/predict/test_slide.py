@@ -266,3 +266,8 @@ def test_the_bounds_offset_is_subtracted_unless_told_otherwise(
     a, b, c = (centroids(features(r.file)) for r in (plain, cropped, whole))
     np.testing.assert_allclose(a - b, np.broadcast_to([100, 40], a.shape), atol=1e-6)
     np.testing.assert_allclose(a, c)
+    again = predict_slide(
+        slide, tmp_path / "b", settings=settings(disc_bundle, crop_to_bounds=False)
+    )
+    assert again.resumed_shards == again.shards > 0
+    np.testing.assert_allclose(a, centroids(features(again.file)))
