@@ -40,25 +40,12 @@ from lymphinfer.markers.two_scale import FarMap, FarScale, mirrored
 from lymphinfer.nuclei.metrics import pair_centroids
 from lymphinfer.runtime import choose_runtime
 from recipes.he.crc01 import GATES, MARKERS, PARENTS, SINGLE_GATES, TILE_PX, TiledSlide, read_slide
-from recipes.he.near_sets import read_placement, read_tile
+from recipes.he.near_sets import gated, read_placement, read_tile
 
 PAIRING_UM = 3.0
 TILES_MPP = 0.5
 Labels = NDArray[np.int8]
 Score = Callable[[NDArray[Any], NDArray[Any]], float]
-
-
-def labels_by(values: dict[str, NDArray[np.float32]], gates: dict[str, Any]) -> Labels:
-    """Labels {1, 0, -1 unknown} by three ranges, (N, markers); a lone child is unknown."""
-    labels = np.full((len(values[MARKERS[0]]), len(MARKERS)), -1, np.int8)
-    for i, name in enumerate(MARKERS):
-        low, high = gates[name]
-        labels[values[name] <= low, i] = 0
-        labels[values[name] >= high, i] = 1
-    for child, parent in PARENTS.items():
-        c, p = MARKERS.index(child), MARKERS.index(parent)
-        labels[(labels[:, c] == 1) & (labels[:, p] == 0), c] = -1
-    return labels
 
 
 def interval(
@@ -113,7 +100,7 @@ def scores(
     point: str,
 ) -> dict[str, Any]:
     """Every marker, each child given its parent, and expected counts against single gates."""
-    labels = labels_by(values, gates)
+    labels = gated(values, gates)
     points = bundle.manifest.calls_at(point)
     result: dict[str, Any] = {}
     for i, name in enumerate(MARKERS):

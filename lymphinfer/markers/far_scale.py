@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from lymphinfer.nuclei.stardist.batch_norm import folded_state
+from lymphinfer.nuclei.stardist.network import ConvBlock
 
 FAR_MPP = 1.3
 HALO_PX = 128
@@ -83,29 +86,8 @@ class FarConfig:
         return cls(**known)
 
 
-class _Conv(nn.Module):
-    """Convolution, optional batch normalisation, optional ReLU."""
-
-    def __init__(
-        self,
-        c_in: int,
-        c_out: int,
-        *,
-        batch_norm: bool,
-        kernel: int = 3,
-        stride: int = 1,
-        activation: bool = True,
-    ):
-        super().__init__()
-        self.conv = nn.Conv2d(
-            c_in, c_out, kernel, stride=stride, padding=kernel // 2, bias=not batch_norm
-        )
-        self.norm: nn.Module = nn.BatchNorm2d(c_out) if batch_norm else nn.Identity()
-        self.activation = activation
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.norm(self.conv(x))
-        return F.relu(x, inplace=True) if self.activation else x
+def _conv(c_in: int, c_out: int, *, batch_norm: bool, **shape: Any) -> ConvBlock:
+    return ConvBlock(c_in, c_out, batch_norm=batch_norm, bias=not batch_norm, **shape)
 
 
 class _Residual(nn.Module):
@@ -113,8 +95,8 @@ class _Residual(nn.Module):
 
     def __init__(self, channels: int, *, batch_norm: bool):
         super().__init__()
-        self.first = _Conv(channels, channels, batch_norm=batch_norm)
-        self.second = _Conv(channels, channels, batch_norm=batch_norm, activation=False)
+        self.first = _conv(channels, channels, batch_norm=batch_norm)
+        self.second = _conv(channels, channels, batch_norm=batch_norm, activation=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(x + self.second(self.first(x)), inplace=True)
@@ -135,19 +117,19 @@ class FarNet(nn.Module):
         super().__init__()
         self.config = config
         widths, bn = config.widths, config.batch_norm
-        self.stem = _Conv(3, widths[0], batch_norm=bn, kernel=5, stride=2)
+        self.stem = _conv(3, widths[0], batch_norm=bn, kernel=5, stride=2)
         self.levels = nn.ModuleList(
             nn.Sequential(*(_Residual(width, batch_norm=bn) for _ in range(blocks)))
             for width, blocks in zip(widths, config.blocks, strict=True)
         )
         self.down = nn.ModuleList(
-            _Conv(fine, coarse, batch_norm=bn, stride=2) for fine, coarse in pairwise(widths)
+            _conv(fine, coarse, batch_norm=bn, stride=2) for fine, coarse in pairwise(widths)
         )
         self.lateral = nn.ModuleList(
-            _Conv(coarse, fine, batch_norm=bn, kernel=1) for fine, coarse in pairwise(widths)
+            _conv(coarse, fine, batch_norm=bn, kernel=1) for fine, coarse in pairwise(widths)
         )
-        self.up = nn.ModuleList(_Conv(2 * fine, fine, batch_norm=bn) for fine in widths[:-1])
-        self.out = _Conv(widths[0], config.features, batch_norm=bn, kernel=1)
+        self.up = nn.ModuleList(_conv(2 * fine, fine, batch_norm=bn) for fine in widths[:-1])
+        self.out = _conv(widths[0], config.features, batch_norm=bn, kernel=1)
         self.tell = nn.Sequential(
             nn.Linear(config.features, config.hidden),
             nn.ReLU(inplace=True),
@@ -240,11 +222,5 @@ def fold_batch_norm(net: FarNet) -> FarNet:
         In evaluation mode, outputs equal up to rounding.
     """
     plain = FarNet(replace(net.config, batch_norm=False))
-    state = {k: v for k, v in net.state_dict().items() if ".norm." not in k}
-    for name, block in net.named_modules():
-        if isinstance(block, _Conv) and isinstance(block.norm, nn.BatchNorm2d):
-            fused = torch.nn.utils.fuse_conv_bn_eval(block.conv.eval(), block.norm.eval())
-            state[f"{name}.conv.weight"] = fused.weight.detach()
-            state[f"{name}.conv.bias"] = cast(Tensor, fused.bias).detach()
-    plain.load_state_dict(state)
+    plain.load_state_dict(folded_state(net))
     return plain.eval()

@@ -7,7 +7,7 @@ the nuclei that a user gets.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,11 +148,13 @@ def read_tile(file: Path) -> tuple[NDArray[np.float64], dict[str, NDArray[np.flo
     return points, values
 
 
-def gated(values: dict[str, NDArray[np.float32]]) -> NDArray[np.int8]:
-    """Labels (N, 4) by the three ranges of `GATES`; a child without its parent is unknown."""
+def gated(
+    values: Mapping[str, NDArray[np.float32]], gates: Mapping[str, tuple[float, float]] = GATES
+) -> NDArray[np.int8]:
+    """Labels {1, 0, -1 unknown} by three ranges, (N, 4); a child without its parent is unknown."""
     labels = np.full((len(next(iter(values.values()))), len(MARKERS)), -1, np.int8)
     for i, name in enumerate(MARKERS):
-        low, high = GATES[name]
+        low, high = gates[name]
         labels[values[name] <= low, i] = 0
         labels[values[name] >= high, i] = 1
     for child, parent in PARENTS.items():

@@ -25,14 +25,29 @@ def fold_batch_norm(net: StarDistNet) -> StarDistNet:
         In evaluation mode, ``config.batch_norm`` False, outputs equal up to rounding.
     """
     plain = build_network(replace(net.config, batch_norm=False))
+    plain.load_state_dict(folded_state(net))
+    return plain.eval()
+
+
+def folded_state(net: nn.Module) -> dict[str, Tensor]:
+    """Weights of a network of `ConvBlock` without batch normalisation, by the same names.
+
+    Parameters
+    ----------
+    net : nn.Module
+
+    Returns
+    -------
+    dict of str to Tensor
+        For the network that is built without it; every convolution has a bias.
+    """
     state = {k: v for k, v in net.state_dict().items() if ".norm." not in k}
     for name, block in net.named_modules():
         if isinstance(block, ConvBlock) and isinstance(block.norm, nn.BatchNorm2d):
             fused = torch.nn.utils.fuse_conv_bn_eval(block.conv.eval(), block.norm.eval())
             state[f"{name}.conv.weight"] = fused.weight.detach()
             state[f"{name}.conv.bias"] = cast(Tensor, fused.bias).detach()
-    plain.load_state_dict(state)
-    return plain.eval()
+    return state
 
 
 @torch.no_grad()

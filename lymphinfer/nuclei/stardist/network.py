@@ -108,9 +108,10 @@ class ConvBlock(nn.Module):
         kernel: int = 3,
         stride: int = 1,
         activation: bool = True,
+        bias: bool = True,
     ):
         super().__init__()
-        self.conv = nn.Conv2d(c_in, c_out, kernel, stride=stride, padding=kernel // 2)
+        self.conv = nn.Conv2d(c_in, c_out, kernel, stride=stride, padding=kernel // 2, bias=bias)
         self.norm: nn.Module = nn.BatchNorm2d(c_out) if batch_norm else nn.Identity()
         self.activation = activation
 
