@@ -42,7 +42,8 @@ def test_openvino_predicts_what_torch_does_for_any_size(encoder):
     for size in ((64, 96), (150, 131)):
         pixels = image(*size)[None]
         own, theirs = (predict_dense(net, pixels, run=r)[0] for r in (None, run))
-        for a, b in zip(own, theirs, strict=True):
+        assert own.marker_features is None and theirs.marker_features is None
+        for a, b in zip(own[:3], theirs[:3], strict=True):
             np.testing.assert_allclose(a, b, atol=2e-4)
 
 
