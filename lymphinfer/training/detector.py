@@ -147,7 +147,7 @@ def train_detector(run: DetectorRun, out: Path, work: Path, *, command: str) -> 
     if out.exists():
         raise DataError(f"{out}: is there already; choose another --out, or remove it")
     markers = used_manifest(run.markers_from)
-    if markers.classifier["kind"] != "patch":
+    if markers.classifier["kind"] not in ("patch", "two-scale"):
         raise DataError(
             f"--markers-from {markers.name}: its markers are read off its own detector; choose a "
             "bundle whose markers fit any nuclei, such as he-v2"

@@ -44,4 +44,5 @@ def test_any_file_opens_the_slide_with_its_levels(case):
 @pytest.mark.slow
 def test_the_numbers_are_those_of_the_slide(case, tmp_path):
     (first, _) = find_jobs(case, tmp_path)
-    assert_is_reference(predict(first.slide, first.folder), 0.04)
+    # JPEG of quality 95 moves the expected number by some 4 %.
+    assert_is_reference(predict(first.slide, first.folder), 0.06)

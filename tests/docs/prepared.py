@@ -122,6 +122,7 @@ MAKERS: dict[str, Callable[[Path], None]] = {
     "slides.csv": slide_list,
     "photo.png": photo,
     "annotations.geojson": annotations,
+    "tissue.geojson": annotations,
     "annotations/": annotation_folder,
     "annotated/": annotated,
     "cohort/": called("simulate", "{}", *COHORT),
