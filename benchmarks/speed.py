@@ -34,7 +34,7 @@ from lymphinfer.simulate.slide import write_large_slide
 from lymphinfer.simulate.tissue import TissueSettings
 
 MPP = 0.25
-STAGES = ("read", "tissue", "detect", "decode", "patches", "classify", "table", "write")
+STAGES = ("read", "tissue", "far", "detect", "decode", "patches", "classify", "table", "write")
 # A fast HoVer-Net reads 256 px and answers for 164 px of them.
 HOVERNET_OUT_UM = 164 * 0.25
 
