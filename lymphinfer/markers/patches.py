@@ -41,6 +41,6 @@ def cut_patches(
             constant_values=255,
         )
         first = first + before
-    windows = sliding_window_view(tile, (size_px, size_px), axis=(0, 1))  # type: ignore[call-overload]
-    patches = windows[first[:, 1], first[:, 0]]
-    return np.ascontiguousarray(patches.transpose(0, 2, 3, 1))
+    # A window of all channels: one place along them.
+    windows = sliding_window_view(tile, (size_px, size_px, tile.shape[2]))[:, :, 0]
+    return np.ascontiguousarray(windows[first[:, 1], first[:, 0]])
