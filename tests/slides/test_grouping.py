@@ -47,7 +47,7 @@ def test_files_that_are_no_dicom_stand_alone_whatever_their_name(tmp_path):
 @pytest.mark.parametrize("name", ["camelyon_jpeg.dcm", "camelyon_j2k.dcm"])
 def test_real_dicom_opens_where_its_pixel_size_is_given(real_svs, name):
     path = real_svs.with_name(name)
-    with pytest.raises(PixelSizeError, match=r"28\.969 µm/px, outside"):
+    with pytest.raises(PixelSizeError, match=r"28\.9\d+ µm/px, outside"):
         open_slide(path)
     with open_slide(path, mpp=0.5) as slide:
         assert slide.reader == "openslide:dicom"
