@@ -376,6 +376,11 @@ def _with_near(
     else:
         net = build_network(StarDistConfig(**table["network"]))
         _load_into(net, manifest, table["file"])
+    if not net.config.marker_features:
+        raise BundleError(
+            f"bundle {manifest.name}: [classifier.near] marker_features is off, so that its head "
+            "has nothing to read near"
+        )
     return NearMarkers(
         finder,
         net,
