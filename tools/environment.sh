@@ -10,9 +10,10 @@ set -euo pipefail
 python=$1 folder=$2
 shift 2
 own=$folder/bin/python
+if [ "${BYTECODE:-}" = yes ]; then compile=--compile; else compile=--no-compile; fi
 
 by_uv() {
-    env -u VIRTUAL_ENV "$@" "$uv" pip install --quiet --python "$own" "${what[@]}"
+    env -u VIRTUAL_ENV "$@" "$uv" pip install --quiet "$compile-bytecode" --python "$own" "${what[@]}"
 }
 
 install() {
@@ -28,7 +29,7 @@ install() {
         fi
         echo "uv could not do it; pip tries"
     fi
-    "$own" -m pip install --quiet --no-compile "${what[@]}"
+    "$own" -m pip install --quiet "$compile" "${what[@]}"
 }
 
 what=("$@")

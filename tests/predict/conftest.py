@@ -147,5 +147,5 @@ def write_svs(path: Path, image: np.ndarray, mpp: float | None = MPP) -> Path:
 
 @pytest.fixture(scope="session")
 def disc_slide(tmp_path_factory) -> tuple[Path, np.ndarray]:
-    image, centers = disc_image(1900, 1400)
+    image, centers = disc_image(1300, 1000)
     return write_svs(tmp_path_factory.mktemp("slides") / "discs.svs", image), centers
