@@ -77,8 +77,12 @@ def print_description(console: Console, found: Description) -> None:
             )
         console.print(table)
     if found.levels:
-        width, _ = found.levels[0]
-        levels = ", ".join(f"{w} x {h} (1/{width / w:.4g})" for w, h in found.levels)
+        from lymphinfer.slides.pyramid import level_downsample
+
+        levels = ", ".join(
+            f"{w} x {h} (1/{level_downsample(found.levels[0], (w, h))[0]:.4g})"
+            for w, h in found.levels
+        )
         say(f"levels: {levels}")
         size = "none" if found.mpp is None else f"{found.mpp:.5g} µm/px, by {found.mpp_source}"
         say(f"pixel size: {size}")

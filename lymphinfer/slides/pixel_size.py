@@ -133,6 +133,21 @@ def stated_length(text: str, unit: str) -> float | None:
         return None
 
 
+def objective_size(power: str | None) -> str:
+    """What an objective's power, such as ``"20"``, suggests: a sentence; empty for none."""
+    try:
+        value = float(power or "nan")
+    except ValueError:
+        return ""
+    if not (math.isfinite(value) and value > 0):
+        return ""
+    usual = 10 / value
+    return (
+        f"It names only the objective power, {value:g}x, for which about {usual:.3g} µm/px is "
+        f"usual (--mpp {usual:.3g}); ask the scanner's owner."
+    )
+
+
 def resolution_stated_size(x: float | None, y: float | None, trusted: bool) -> StatedSize:
     """Judge a pixel size that comes from TIFF resolution tags or a dpi value.
 
