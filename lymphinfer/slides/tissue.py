@@ -171,14 +171,14 @@ def tissue_mask(
         return _given(slide, mpp_um, given, roi)
     tissue, glass = tissue_pixels(_thumbnail(slide, mpp_um, threads))
     pixel_um2 = mpp_um**2
-    # A speck's limit must not empty a field of view that is hardly larger.
+    # Limits of specks and holes must neither empty nor fill a field of view that is hardly larger.
     min_px = min(min_area_um2 / pixel_um2, 0.05 * tissue.size)
     # Fat is a net of thin walls, each small: what the margin joins counts as one island.
     islands, sizes = _islands(_dilated(tissue, margin_um / mpp_um), weights=tissue)
     tissue &= (sizes >= min_px)[islands]
     tissue |= _fat(tissue, mpp_um)
     holes, sizes = _islands(~tissue)
-    tissue |= (sizes < max_hole_um2 / pixel_um2)[holes]
+    tissue |= (sizes < min(max_hole_um2 / pixel_um2, 0.05 * tissue.size))[holes]
     if roi is not None:
         tissue &= roi.mask(tissue.shape, mpp_um / slide.mpp)
     width, height = (n * slide.mpp / mpp_um for n in slide.dimensions)
