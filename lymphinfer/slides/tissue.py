@@ -47,6 +47,8 @@ class TissueMask:
         The tissue before the margin, level-0 px: Polygon or MultiPolygon, maybe empty.
     glass : bool
         Whether glass was found to tell tissue from; without any, all that is seen is tissue.
+    steep : bool
+        Whether the glass shades so steeply that glass may count as tissue.
     """
 
     mask: Mask
@@ -55,6 +57,7 @@ class TissueMask:
     area_mm2: float
     outline: BaseGeometry = field(default_factory=shapely.MultiPolygon)
     glass: bool = True
+    steep: bool = False
 
     @cached_property
     def _cumulative(self) -> NDArray[np.int64]:
@@ -191,7 +194,8 @@ def tissue_mask(
         mpp_um / slide.mpp,
         float(rows @ tissue @ columns) * pixel_um2 / 1e6,
         outline(tissue, mpp_um / slide.mpp, slide.dimensions),
-        glass,
+        glass is not None,
+        glass is not None and glass.is_steep,
     )
 
 
