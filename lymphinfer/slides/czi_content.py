@@ -77,6 +77,8 @@ class CziContent:
         Number of planes along each axis that has more than one, but for the channels.
     has_scenes : bool
         Whether the file numbers its scenes.
+    bits : int
+        Bits of a sample that mean anything; 0 where the file does not say.
     """
 
     scenes: tuple[CziScene, ...]
@@ -85,6 +87,7 @@ class CziContent:
     channels: tuple[str, ...]
     sizes: Mapping[str, int]
     has_scenes: bool
+    bits: int = 0
 
     def problem(self) -> tuple[str, bool]:
         """Why it is no RGB image, empty if it is one; and whether it can be read all the same."""
@@ -96,14 +99,14 @@ class CziContent:
                 "the H&E scan of the section, or export the brightfield channel as OME-TIFF",
                 False,
             )
-        if self.pixel_type != "Bgr24":
-            what = {"Gray": "grey", "Bgr4": "colours of 16 bits", "Bgr9": "colours of 32 bits"}
+        if self.pixel_type not in ("Bgr24", "Bgr48"):
+            what = {"Gray": "grey", "Bgr9": "colours of 32 bits"}
             kind = next((w for key, w in what.items() if self.pixel_type.startswith(key)), "data")
             name = f" called {self.channels[0]}" if any(self.channels) else ""
             return (
                 f"it holds 1 channel{name} of {kind} (pixel type {self.pixel_type}), where 3 "
-                "colours of 8 bits are needed. If this is the fluorescence scan, give the H&E scan "
-                "of the section",
+                "colours of 8 or 16 bits are needed. If this is the fluorescence scan, give the "
+                "H&E scan of the section",
                 False,
             )
         for axis, count in self.sizes.items():
@@ -160,6 +163,7 @@ def czi_content(reader: Any) -> CziContent:
         _channel_names(image, channel_count),
         {axis: int(box[axis][1]) for axis in _STACKS if box.get(axis, (0, 1))[1] > 1},
         has_scenes,
+        _bits(image),
     )
 
 
@@ -222,6 +226,14 @@ def _stated(root: ElementTree.Element) -> StatedSize:
         return StatedSize((metres[0] * 1e6, metres[1] * 1e6), "CZI metadata")
     power = root.findtext(".//Instrument/Objectives/Objective/NominalMagnification")
     return StatedSize(None, "CZI metadata", objective_size(power))
+
+
+def _bits(image: ElementTree.Element | None) -> int:
+    if image is None:
+        return 0
+    place = "./Dimensions/Channels/Channel/ComponentBitCount"
+    text = image.findtext(place) or image.findtext("ComponentBitCount") or ""
+    return int(text) if text.strip().isdigit() else 0
 
 
 def _scene_names(image: ElementTree.Element | None) -> dict[int, str]:

@@ -11,6 +11,7 @@ import numpy as np
 from lymphinfer.errors import SlideError
 from lymphinfer.extras import require_extra
 from lymphinfer.slides.czi_content import CziContent, CziScene, czi_content, czi_part
+from lymphinfer.slides.depth import Depth, measured_depth, stated_depth
 from lymphinfer.slides.identity import file_identity, image_identity
 from lymphinfer.slides.images import SlideImage, other_images_warning, pick
 from lymphinfer.slides.pixel_size import resolve_pixel_size
@@ -20,11 +21,12 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _CACHE_BYTES = 128 << 20
+_WINDOW_PX = 256
 _WHITE = (1.0, 1.0, 1.0)
 
 
 class CziSlide(PyramidSlide):
-    """A scene of a CZI of 8-bit colour. Threads may read, one at a time.
+    """A scene of a CZI of colours of 8 or 16 bits. Threads may read, one at a time.
 
     Parameters
     ----------
@@ -40,7 +42,7 @@ class CziSlide(PyramidSlide):
     Raises
     ------
     SlideError
-        The extra `czi` is missing; or the file is damaged, or not an 8-bit RGB image.
+        The extra `czi` is missing; or the file is damaged, or not an RGB image.
     PixelSizeError
         No usable pixel size.
     """
@@ -81,9 +83,25 @@ class CziSlide(PyramidSlide):
         self.dimensions = scene.dimensions
         self.level_dimensions = scene.level_dimensions
         self.images = tuple(_facts(each, content, each is scene) for each in scenes)
+        self._depth: Depth | None = None
+        if content.pixel_type == "Bgr48":
+            self._depth = self._deep(content.bits)
         forced = f"Read although {problem.partition('. ')[0]} (--force)." if problem else None
-        found = (forced, other_images_warning(self.images))
+        deep = None if self._depth is None else self._depth.warning
+        found = (forced, deep, other_images_warning(self.images))
         self.warnings = tuple(text for text in found if text)
+
+    def _deep(self, bits: int) -> Depth:
+        """How colours of 16 bits become 8: as stated, or by windows from all over the scene."""
+        if 8 < bits < 16:
+            return stated_depth((1 << bits) - 1, "its metadata (ComponentBitCount)")
+        width, height = self.level_dimensions[-1]
+        side = min(_WINDOW_PX, width, height)
+        xs, ys = (np.unique(np.linspace(0, n - side, 5).astype(int)) for n in (width, height))
+        downsample = self._scene.downsamples[-1]
+        return measured_depth(
+            self._pixels(downsample, int(x), int(y), side, side) for y in ys for x in xs
+        )
 
     def _read_level(self, level: int, x: int, y: int, width: int, height: int) -> Image:
         from PIL import Image
@@ -94,6 +112,8 @@ class CziSlide(PyramidSlide):
         x1, y1 = min(x + width, level_width), min(y + height, level_height)
         if x0 < x1 and y0 < y1:
             bgr = self._pixels(self._scene.downsamples[level], x0, y0, x1 - x0, y1 - y0)
+            if self._depth is not None:
+                bgr = self._depth.to_8_bit(bgr)
             out[y0 - y : y1 - y, x0 - x : x1 - x] = bgr[..., ::-1]
         return Image.fromarray(out)
 
