@@ -123,19 +123,22 @@ def open_slide(
 def _open_remote(
     file: Path, address: str, mpp: float | None, series: str | None, force: bool
 ) -> Slide:
-    from lymphinfer.slides.remote import RemoteSource
+    from lymphinfer.slides.remote import RemoteSource, remote_name
+    from lymphinfer.slides.remote_formats import HEAD_BYTES, only_on_disk
     from lymphinfer.slides.tiff_chain import TIFF_MAGICS
     from lymphinfer.slides.tiff_reader import TiffSlide
 
     if is_zarr(file):
         return ZarrSlide(file, mpp, series=series, force=force)
     source = RemoteSource(address)
-    head = source.read(0, 64)
-    if not head.startswith(TIFF_MAGICS):
+    head = source.read(0, HEAD_BYTES)
+    if what := only_on_disk(remote_name(address), head, source):
         raise SlideError(
-            f"{source}: not a TIFF, but {_describe(file, head)}. At addresses, TIFF, OME-TIFF, SVS "
-            "and OME-Zarr can be read: download the file."
+            f"{source}: {what}, which cannot be read at an address: TIFF, OME-TIFF, SVS and "
+            "OME-Zarr can. Download the slide first, with all its files."
         )
+    if not head.startswith(TIFF_MAGICS):
+        raise SlideError(f"{source}: not a slide, but {_describe(file, head[:64])}.")
     return TiffSlide(file, mpp, series=series, force=force, source=source)
 
 
