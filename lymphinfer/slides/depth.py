@@ -39,7 +39,7 @@ class Depth:
         if samples.dtype == np.uint8:
             return samples
         table = np.arange(1 << 16, dtype=np.float64) * (255 / self.top)
-        return np.minimum(np.rint(table), 255).astype(np.uint8)[samples]
+        return np.asarray(np.minimum(np.rint(table), 255).astype(np.uint8)[samples])
 
     @property
     def warning(self) -> str:

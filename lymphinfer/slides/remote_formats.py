@@ -64,8 +64,8 @@ def _own_tiff(source: ByteSource) -> str:
 
     try:
         with source.open() as stream, TiffFile(stream) as tif:
-            software: Any = tif.pages[0].software or ""
-            if software.startswith(_TRESTLE):
+            page: Any = tif.pages[0]
+            if str(page.software or "").startswith(_TRESTLE):
                 return "a Trestle TIFF slide"
             return next((what for flag, what in _OWN_TIFFS.items() if getattr(tif, flag)), "")
     # No TIFF, or a damaged one: its reader says what is wrong with it.
