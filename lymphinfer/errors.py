@@ -15,7 +15,18 @@ class SlideError(LymphinferError):
 
 
 class PixelSizeError(SlideError):
-    """A slide states no pixel size, or one at which nuclei cannot be seen."""
+    """A slide states no pixel size, or one at which nuclei cannot be seen.
+
+    Attributes
+    ----------
+    stated : tuple of float, or None
+        What it states, µm/px along x and y.
+    source : str
+        Where; empty where it states nothing.
+    """
+
+    stated: tuple[float, float] | None = None
+    source: str = ""
 
 
 class BundleError(LymphinferError):

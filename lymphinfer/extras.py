@@ -9,6 +9,7 @@ from lymphinfer.errors import LymphinferError
 IMPORTED = {
     "anndata": ("anndata",),
     "cluster": ("distributed",),
+    "czi": ("pylibCZIrw",),
     "hovernet": ("tiatoolbox",),
     "orion": ("s3fs", "matplotlib"),
     "remote": ("fsspec", "aiohttp", "s3fs"),

@@ -61,9 +61,10 @@ def print_description(console: Console, found: Description) -> None:
             + escape(", ".join(shown(p.name) for p in found.members))
         )
     if found.reader:
-        say(f"reader: {found.reader}" + (f" (vendor {found.vendor})" if found.vendor else ""))
+        reader = f"openslide (vendor {found.vendor})" if found.vendor else found.reader
+        say(f"reader: {reader}")
     if found.images:
-        table = Table("image", "name", "kind", "px", "µm/px", "by", "read")
+        table = Table("image", "name", "kind", "px", "µm/px", "µm/px from", "read")
         for image in found.images:
             width, height = image.dimensions
             table.add_row(
@@ -77,21 +78,32 @@ def print_description(console: Console, found: Description) -> None:
             )
         console.print(table)
     if found.levels:
-        width, _ = found.levels[0]
-        levels = ", ".join(f"{w} x {h} (1/{width / w:.4g})" for w, h in found.levels)
+        from lymphinfer.slides.pixel_size import plausible
+        from lymphinfer.slides.pyramid import level_downsample
+
+        levels = ", ".join(
+            f"{w} x {h} (1/{level_downsample(found.levels[0], (w, h))[0]:.4g})"
+            for w, h in found.levels
+        )
         say(f"levels: {levels}")
         size = "none" if found.mpp is None else f"{found.mpp:.5g} µm/px, by {found.mpp_source}"
+        if found.mpp is not None and not plausible(found.mpp):
+            size += ", at which no nucleus is seen"
         say(f"pixel size: {size}")
+        if found.size_mm is not None:
+            say("extent: {:.4g} x {:.4g} mm".format(*found.size_mm))
         if any(found.bounds_offset):
             say(f"bounds: begin at {found.bounds_offset[0]}, {found.bounds_offset[1]} px")
-        say("beside it: " + escape(", ".join(found.associated) or "nothing"))
+        say("other pictures, not read: " + escape(", ".join(found.associated) or "none"))
         profile = f"{found.icc_profile_bytes:,} bytes, not applied"
         say(f"ICC profile: {profile if found.icc_profile_bytes else 'none'}")
+        say(f"colours: {'unlike H&E' if found.appearance else 'nothing unlike H&E'}")
     if found.other_files:
         say("other files of the set: " + escape(", ".join(map(shown, found.other_files))))
     for warning in found.warnings:
         say(f"[bold yellow]Warning:[/] {escape(shown(warning))}")
-    if found.appearance:
+    # A refusal for it says the same.
+    if found.appearance and found.appearance not in found.refusal:
         say(f"[bold yellow]Warning:[/] it looks like {escape(found.appearance)}")
     if found.refusal:
         say(f"[bold red]predict would refuse it:[/] {escape(shown(found.refusal))}")

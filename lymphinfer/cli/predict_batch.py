@@ -212,6 +212,12 @@ def print_batch(console: Console, result: BatchResult) -> None:
         table.add_section()
         table.add_row("all done", f"{nuclei:,}", f"{tissue:.2f}", f"{result.seconds:.1f}", "", "")
     console.print(table)
+    warned = sum(bool(o.warnings) for o in done)
+    if warned:
+        console.print(
+            f"[bold yellow]{warned} of {len(done)} slides have warnings[/]: column `warnings` of "
+            f"{CSV_NAME}."
+        )
     retried = sum(o.shards_retried for o in result.outcomes)
     if retried:
         console.print(f"{retried} shards were computed again since their worker was lost.")

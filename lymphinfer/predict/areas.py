@@ -95,6 +95,12 @@ def area_warnings(limits: Limits, tissue: TissueMask) -> list[str]:
             "If there is glass on it, densities are too low; draw the tissue in QuPath and give "
             "--tissue."
         )
+    elif tissue.steep:
+        found.append(
+            "The glass shades steeply, as in camera fields that are lit unevenly: some of it may "
+            "count as tissue, and densities be too low. Look at the tissue in the report, or draw "
+            "it in QuPath and give --tissue."
+        )
     return found
 
 

@@ -19,6 +19,7 @@ from lymphinfer.export.geojson import write_geojson
 from lymphinfer.export.summary import Counts, summarise, write_summary
 from lymphinfer.predict.areas import blurred_areas
 from lymphinfer.predict.naming import SUMMARY, slide_stem
+from lymphinfer.predict.ownership import slide_places
 from lymphinfer.predict.pipeline import DROPPED_KEY
 from lymphinfer.predict.plan import SlidePlan, remove_parts
 from lymphinfer.predict.settings import SlideResult
@@ -76,7 +77,7 @@ def finish_slide(
     summary = summarise(
         counts,
         tissue_mm2=plan.tissue_mm2,
-        slide=plan.slide,
+        slide={**plan.slide, **slide_places(plan.path, plan.folder)},
         bundle=manifest.identity,
         evidence=manifest.evidence,
         arguments={**plan.settings.to_dict(), "hierarchy": plan.hierarchy,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from enum import Enum, auto
@@ -217,6 +218,32 @@ def slide_place(slide: Path) -> str:
         return shown(slide.absolute())
     place, _, query = address.partition("?")
     return f"{place}?{hashlib.sha256(query.encode()).hexdigest()[:8]}" if query else place
+
+
+def slide_places(slide: Path, folder: Path) -> dict[str, str | None]:
+    """Where a slide lies, for a later view of its results.
+
+    Parameters
+    ----------
+    slide : Path
+        The slide, or its address, of which the query is left out.
+    folder : Path
+        The result folder.
+
+    Returns
+    -------
+    dict
+        ``path``, absolute, and ``relative_path``, from the result folder: it still holds where
+        both were moved together. None for an address, and for another drive.
+    """
+    if remote_address(slide) is not None:
+        return {"path": slide_words(slide), "relative_path": None}
+    relative = None
+    # A link to a slide keeps its name; links among the folders would lead ".." astray.
+    target = slide.parent.resolve() / slide.name
+    with suppress(ValueError):
+        relative = shown(Path(os.path.relpath(target, folder.resolve())).as_posix())
+    return {"path": shown(slide.absolute()), "relative_path": relative}
 
 
 def slide_words(slide: Path) -> str:

@@ -23,6 +23,8 @@ from lymphinfer.predict.state import SlideState, Status, read_state
 from lymphinfer.textfiles import json_bytes, shown
 
 CSV_NAME, JSON_NAME = "batch.csv", "batch.json"
+# Between the warnings of a slide, in a table.
+_BETWEEN = " | "
 _PER_MARKER = ("evidence", "positive", "expected", "positive_per_mm2", "expected_per_mm2")
 
 
@@ -46,6 +48,8 @@ class SlideOutcome:
     seconds : float
         Of the attempt that ended it.
     attempts, shards, shards_retried : int
+    warnings : tuple of str
+        What the reader of the slide's numbers must know.
     """
 
     slide: Path
@@ -60,6 +64,7 @@ class SlideOutcome:
     attempts: int = 0
     shards: int = 0
     shards_retried: int = 0
+    warnings: tuple[str, ...] = ()
 
     @property
     def seconds_per_mm2(self) -> float | None:
@@ -77,6 +82,7 @@ class SlideOutcome:
             "slide": shown(slide_words(self.slide)),
             "status": self.status.value,
             "reason": shown(self.reason),
+            "warnings": shown(_BETWEEN.join(" ".join(text.split()) for text in self.warnings)),
             "nuclei": self.nuclei,
             "tissue_mm2": self.tissue_mm2,
             **flat,
@@ -168,6 +174,7 @@ def outcome(job: Job, error: str = "") -> SlideOutcome:
                     for name, values in summary["markers"].items()
                 },
                 "shards": int(summary["shards"]["total"]),
+                "warnings": tuple(str(text) for text in summary.get("warnings", ())),
             }
         )
     except (OSError, ValueError, KeyError, TypeError) as problem:

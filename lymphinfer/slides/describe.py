@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lymphinfer.errors import PixelSizeError, SlideError
+from lymphinfer.slides import pixel_size
 from lymphinfer.slides.grouping import group_files
-from lymphinfer.slides.images import SlideImage
+from lymphinfer.slides.images import SlideImage, listed
 from lymphinfer.slides.opening import SLIDE_SUFFIXES, open_slide
 from lymphinfer.slides.pyramid import PyramidSlide
 from lymphinfer.slides.slide import Slide
 from lymphinfer.slides.stain_check import appearance, sample_patches
 from lymphinfer.slides.zarr_reader import is_zarr
+from lymphinfer.textfiles import shown
 
 # Any plausible size, where the file has none: it decides nothing that is shown.
 _STAND_IN_MPP = 0.25
@@ -44,6 +49,8 @@ class Description:
     icc_profile_bytes : int
     appearance : str
         What is unlike H&E in its looks; empty if nothing is.
+    dimensions : tuple of int, or None
+        (width, height) of the image that would be read, px; None where nothing can be read.
     """
 
     path: Path
@@ -62,6 +69,15 @@ class Description:
     warnings: tuple[str, ...] = ()
     icc_profile_bytes: int = 0
     appearance: str = ""
+    dimensions: tuple[int, int] | None = None
+
+    @property
+    def size_mm(self) -> tuple[float, float] | None:
+        """(width, height) of the image that would be read; None without a pixel size."""
+        if self.mpp is None or self.dimensions is None:
+            return None
+        width, height = (round(n * self.mpp / 1000, 3) for n in self.dimensions)
+        return width, height
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -76,6 +92,7 @@ class Description:
             ],
             "levels": [list(level) for level in self.levels],
             "bounds_offset": list(self.bounds_offset),
+            "size_mm": self.size_mm,
         }  # fmt: skip
 
 
@@ -106,23 +123,28 @@ def describe(
     files = [file for file in path.iterdir() if file.suffix.lower() in SLIDE_SUFFIXES]
     groups = group_files(files)
     if not groups:
-        raise SlideError(f"{path}: no slide in this folder; looked for {', '.join(SLIDE_SUFFIXES)}")
+        below = sorted(shown(p.name) for p in path.iterdir() if p.is_dir())
+        inside = f"; subfolders are not looked into: {listed(below)}" if below else ""
+        raise SlideError(
+            f"{path}: no slide in this folder; looked for {', '.join(SLIDE_SUFFIXES)}{inside}"
+        )
     return [_describe(group.path, group.members, mpp, series) for group in groups]
 
 
 def _describe(
     path: Path, members: tuple[Path, ...], mpp: float | None, series: str | None
 ) -> Description:
-    refusal, has_size = "", True
+    refusal, unusable = "", None
     try:
         slide = open_slide(path, mpp, series=series)
     except PixelSizeError as error:
-        refusal, has_size = str(error), False
+        refusal, unusable = str(error), error
     except SlideError as error:
         refusal = str(error)
     if refusal:
         try:
-            slide = open_slide(path, mpp or _STAND_IN_MPP, series=series, force=True)
+            with _silent():
+                slide = open_slide(path, mpp or _STAND_IN_MPP, series=series, force=True)
         except SlideError:
             return Description(path, members, refusal)
     with slide:
@@ -130,12 +152,12 @@ def _describe(
         looks = "" if found is None else f"{found.reason}. {found.way_out}"
         if found is not None and found.is_certain and not refusal:
             refusal = f"{path}: it looks like {looks}"
-        stated = next((i for i in slide.images if i.is_read), None)
-        if not has_size:
-            mpp = None if stated is None else stated.mpp
-            source = "" if stated is None else stated.mpp_source
+        size: float | None
+        if unusable is None:
+            size, source = slide.mpp, slide.mpp_source
         else:
-            mpp, source = slide.mpp, slide.mpp_source
+            size = None if unusable.stated is None else sum(unusable.stated) / 2
+            source = unusable.source
         return Description(
             path=path,
             members=members,
@@ -147,7 +169,7 @@ def _describe(
             levels=slide.level_dimensions
             if isinstance(slide, PyramidSlide)
             else (slide.dimensions,),
-            mpp=mpp,
+            mpp=size,
             mpp_source=source,
             bounds_offset=slide.bounds_offset,
             associated=slide.associated,
@@ -155,7 +177,19 @@ def _describe(
             warnings=slide.warnings,
             icc_profile_bytes=slide.icc_profile_bytes,
             appearance=looks,
+            dimensions=slide.dimensions,
         )
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Without the warning that a stand-in for the pixel size differs from the file's own."""
+    logger = logging.getLogger(pixel_size.__name__)
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _choice(slide: Slide, series: str | None) -> str:

@@ -38,6 +38,8 @@ _MIN_PX = 6
 _SEEDS = 20
 _SIGMAS_PX = (2.0, 8.0, 32.0)
 _PINK_DRIFT = 0.08
+_STEEP = 0.015
+"""Change of the glass's pinkness from one pixel to the next."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,10 +52,14 @@ class Glass:
         Pixels that surely are glass; others may be.
     white : ndarray of float32, (rows, columns, 3)
         The colour that glass has at each pixel, beneath tissue too; 0 to 1.
+    is_steep : bool
+        Whether it turns pinker within so short a way, as at the seams of unevenly lit camera
+        fields, that pale tissue cannot be told from it there.
     """
 
     where: Mask
     white: Image
+    is_steep: bool = False
 
 
 def find_glass(image: Image, seen: Mask) -> Glass | None:
@@ -77,10 +83,11 @@ def find_glass(image: Image, seen: Mask) -> Glass | None:
     if where is None:
         return None
     white = _white(small, where)
+    is_steep = _is_steep(white)
     if factor > 1:
         white = _enlarged(white, factor, image.shape[:2])
         where = _enlarged(where, factor, image.shape[:2])
-    return Glass(where & seen, white)
+    return Glass(where & seen, white, is_steep)
 
 
 def pinkness(color: Image) -> Image:
@@ -212,6 +219,13 @@ def _white(image: Image, where: Mask) -> Image:
         total = ndimage.gaussian_filter(rest, (sigma, sigma, 0), mode="constant")
         correction = (total + 0.01 * correction) / (near + 0.01)
     return np.asarray(np.exp(surface + correction), np.float32)
+
+
+def _is_steep(white: Image) -> bool:
+    if min(white.shape[:2]) < _MIN_PX:
+        return False
+    steps = np.gradient(pinkness(white) / white.max(axis=-1))
+    return bool(np.percentile(np.hypot(*steps), 99) > _STEEP)
 
 
 def _thinned(where: Mask, most: int = 20_000) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lymphinfer.errors import SlideError
+from lymphinfer.slides.depth import Depth, measured_depth
 from lymphinfer.slides.pixel_size import resolution_stated_size, resolve_pixel_size
 from lymphinfer.slides.pyramid import PyramidSlide
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 JPEG_MAGIC = b"\xff\xd8\xff"
+# Of the header's first chunk (PNG specification, IHDR).
+_PNG_DEPTH_AT = 24
 # 3 GB once decoded.
 MAX_PIXELS = 1_000_000_000
 
@@ -48,7 +51,8 @@ class ImageSlide(PyramidSlide):
             x, y = (25_400 / float(value) if value else None for value in dpi)
             stated = resolution_stated_size(x, y, trusted=False)
             self.mpp, self.mpp_source = resolve_pixel_size(path, stated, mpp)
-            self._image = _decoded(path, image)
+            self._image, depth = _decoded(path, image)
+            self.warnings = () if depth is None else (depth.warning,)
         except (OSError, SyntaxError, ValueError) as error:
             raise SlideError(
                 f"{path}: the image cannot be decoded ({error}). The file is damaged or was not "
@@ -96,12 +100,15 @@ def _header(path: Path) -> Image:
     return image
 
 
-def _decoded(path: Path, image: Image) -> Image:
-    """Pixels in RGB on white."""
+def _decoded(path: Path, image: Image) -> tuple[Image, Depth | None]:
+    """Pixels in RGB on white, and how colours of 16 bits became 8."""
     from PIL import Image as PIL
 
+    depth = None
     with image:
-        if image.mode == "P":
+        if _is_deep(path) and image.mode in ("RGB", "RGBA"):
+            decoded, depth = _shallow(path)
+        elif image.mode == "P":
             decoded = image.convert("RGBA" if "transparency" in image.info else "RGB")
         elif image.mode in ("RGB", "RGBA"):
             image.load()
@@ -112,7 +119,32 @@ def _decoded(path: Path, image: Image) -> Image:
                 "8-bit RGB."
             )
     if decoded.mode == "RGB":
-        return decoded
+        return decoded, depth
     out = PIL.new("RGB", decoded.size, (255, 255, 255))
     out.paste(decoded, mask=decoded.getchannel("A"))
-    return out
+    return out, depth
+
+
+def _is_deep(path: Path) -> bool:
+    """Whether a file is a PNG of 16 bits a sample, of which Pillow keeps the upper 8."""
+    with path.open("rb") as file:
+        head = file.read(_PNG_DEPTH_AT + 1)
+    return head.startswith(PNG_MAGIC) and head[_PNG_DEPTH_AT:] == b"\x10"
+
+
+def _shallow(path: Path) -> tuple[Image, Depth]:
+    """Colours of 8 bits of a PNG of 16."""
+    import numpy as np
+    from imagecodecs import png_decode
+    from PIL import Image as PIL
+
+    try:
+        samples = png_decode(path.read_bytes())
+    # The decoder's own exceptions are no kind of OSError or ValueError.
+    except RuntimeError as error:
+        raise ValueError(str(error)) from error
+    depth = measured_depth([samples[..., :3]])
+    pixels = depth.to_8_bit(samples)
+    if samples.shape[2] == 4:
+        pixels[..., 3] = samples[..., 3] >> 8
+    return PIL.fromarray(np.ascontiguousarray(pixels)), depth

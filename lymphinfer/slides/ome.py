@@ -58,6 +58,8 @@ class OmeImage:
         Directories of this file that hold its planes, by time, focus and channel.
     files : tuple of str
         Other files that hold planes of it.
+    bits : int
+        ``SignificantBits``; 0 where the text does not say.
     """
 
     number: int
@@ -71,6 +73,7 @@ class OmeImage:
     stated: StatedSize
     ifds: tuple[int, ...]
     files: tuple[str, ...]
+    bits: int = 0
 
 
 @dataclass(frozen=True)
@@ -200,6 +203,7 @@ def _image(number: int, image: Element, is_own: _OwnFile) -> OmeImage:
         _stated(pixels),
         tuple(ifd for _, ifd in sorted(ifds)),
         tuple(files),
+        _whole(pixels.get("SignificantBits"), 0),
     )
 
 

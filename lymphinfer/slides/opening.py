@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from lymphinfer.errors import SlideError
+from lymphinfer.slides.czi_content import CZI_MAGIC
+from lymphinfer.slides.czi_reader import CziSlide
 from lymphinfer.slides.remote import remote_address
 from lymphinfer.slides.slide import Slide
 from lymphinfer.slides.zarr_reader import ZarrSlide, is_zarr
@@ -27,6 +29,7 @@ SLIDE_SUFFIXES = (
     ".jpg",
     ".jpeg",
     ".zarr",
+    ".czi",
 )
 """What a folder is searched for, lower case; `.tif` covers `.ome.tif`."""
 
@@ -37,7 +40,7 @@ _HINTS = (
     (b"PK\x03\x04", "a ZIP archive: unpack it first"),
     (b"\x1f\x8b", "a gzip file: unpack it first"),
     (b"\x89HDF", "an HDF5 file"),
-    (b"ZISRAWFILE", "a Zeiss CZI file: export it as OME-TIFF"),
+    (CZI_MAGIC, "a Zeiss CZI file"),
 )
 
 
@@ -51,7 +54,7 @@ def open_slide(
     """Open a whole-slide image or a plain field of view.
 
     The content decides which reader is used: OpenSlide for scanners' formats, tifffile for OME-TIFF
-    and any other TIFF, zarr for OME-Zarr, Pillow for PNG and JPEG.
+    and any other TIFF, zarr for OME-Zarr, Zeiss's library for CZI, Pillow for PNG and JPEG.
 
     Parameters
     ----------
@@ -84,6 +87,8 @@ def open_slide(
     if is_zarr(file):
         return ZarrSlide(file, mpp, series=series, force=force)
     head = _head(file)
+    if head.startswith(CZI_MAGIC):
+        return CziSlide(file, mpp, series=series, force=force)
     # Python's openslide finds its library on import; without it not even a PNG is worth a try.
     try:
         import openslide
@@ -118,19 +123,22 @@ def open_slide(
 def _open_remote(
     file: Path, address: str, mpp: float | None, series: str | None, force: bool
 ) -> Slide:
-    from lymphinfer.slides.remote import RemoteSource
+    from lymphinfer.slides.remote import RemoteSource, remote_name
+    from lymphinfer.slides.remote_formats import HEAD_BYTES, only_on_disk
     from lymphinfer.slides.tiff_chain import TIFF_MAGICS
     from lymphinfer.slides.tiff_reader import TiffSlide
 
     if is_zarr(file):
         return ZarrSlide(file, mpp, series=series, force=force)
     source = RemoteSource(address)
-    head = source.read(0, 64)
-    if not head.startswith(TIFF_MAGICS):
+    head = source.read(0, HEAD_BYTES)
+    if what := only_on_disk(remote_name(address), head, source):
         raise SlideError(
-            f"{source}: not a TIFF, but {_describe(file, head)}. At addresses, TIFF, OME-TIFF, SVS "
-            "and OME-Zarr can be read: download the file."
+            f"{source}: {what}, which cannot be read at an address: TIFF, OME-TIFF, SVS and "
+            "OME-Zarr can. Download the slide first, with all its files."
         )
+    if not head.startswith(TIFF_MAGICS):
+        raise SlideError(f"{source}: not a slide, but {_describe(file, head[:64])}.")
     return TiffSlide(file, mpp, series=series, force=force, source=source)
 
 
@@ -265,5 +273,5 @@ def _describe(file: Path, head: bytes) -> str:
         return f"a text file that begins {shown[:30].strip()!r}: check where it comes from"
     return (
         f"a file of unknown format (it begins {head[:8].hex(' ')}). Supported are the formats of "
-        "OpenSlide, TIFF, OME-TIFF, PNG and JPEG: convert it to OME-TIFF"
+        "OpenSlide, TIFF, OME-TIFF, OME-Zarr, CZI, PNG and JPEG: convert it to OME-TIFF"
     )

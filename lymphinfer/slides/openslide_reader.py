@@ -14,7 +14,7 @@ import numpy as np
 
 from lymphinfer.errors import SlideError
 from lymphinfer.slides.level_proof import remembered, shows_the_same
-from lymphinfer.slides.pixel_size import StatedSize, resolve_pixel_size
+from lymphinfer.slides.pixel_size import StatedSize, objective_size, resolve_pixel_size
 from lymphinfer.slides.pyramid import PyramidSlide
 from lymphinfer.slides.slide import RGB
 
@@ -190,15 +190,7 @@ def _stated_size(properties: dict[str, str]) -> StatedSize:
     x, y = (_number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy")
     if x is not None or y is not None:
         return StatedSize((x or y or math.nan, y or x or math.nan))
-    power = _number(properties.get("openslide.objective-power"))
-    if power is None:
-        return StatedSize(None)
-    usual = 10 / power
-    return StatedSize(
-        None,
-        hint=f"It names only the objective power, {power:g}x, for which about {usual:.3g} µm/px "
-        f"is usual (--mpp {usual:.3g}); ask the scanner's owner.",
-    )
+    return StatedSize(None, hint=objective_size(properties.get("openslide.objective-power")))
 
 
 def _number(text: str | None) -> float | None:

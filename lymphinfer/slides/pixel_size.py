@@ -110,18 +110,22 @@ def resolve_pixel_size(path: Path, stated: StatedSize, given: float | None) -> t
             "Give it in µm per pixel, such as --mpp 0.25."
         )
     x, y = stated.xy
+    error = None
     for value in (x, y):
         if not plausible(value):
-            raise PixelSizeError(
+            error = PixelSizeError(
                 f"{path}: its {stated.source} says {value:.6g} µm/px, outside "
                 f"{MIN_MPP:g}-{MAX_MPP:g}, at which nuclei cannot be seen. If that is wrong, give "
                 "the true size, such as --mpp 0.25; if it is right, use a scan at 20x or 40x."
             )
-    if abs(x - y) > _MAX_ANISOTROPY * max(x, y):
-        raise PixelSizeError(
+    if error is None and abs(x - y) > _MAX_ANISOTROPY * max(x, y):
+        error = PixelSizeError(
             f"{path}: its {stated.source} says pixels of {x:.4g} x {y:.4g} µm, which are not "
             "square. If that is wrong, give the true size, such as --mpp 0.25."
         )
+    if error is not None:
+        error.stated, error.source = stated.xy, stated.source
+        raise error
     return (x + y) / 2, stated.source
 
 
@@ -131,6 +135,21 @@ def stated_length(text: str, unit: str) -> float | None:
         return float(text) * _UM_PER_UNIT[unit.strip()]
     except (KeyError, ValueError):
         return None
+
+
+def objective_size(power: str | None) -> str:
+    """What an objective's power, such as ``"20"``, suggests: a sentence; empty for none."""
+    try:
+        value = float(power or "nan")
+    except ValueError:
+        return ""
+    if not (math.isfinite(value) and value > 0):
+        return ""
+    usual = 10 / value
+    return (
+        f"It names only the objective power, {value:g}x, for which about {usual:.3g} µm/px is "
+        f"usual (--mpp {usual:.3g}); ask the scanner's owner."
+    )
 
 
 def resolution_stated_size(x: float | None, y: float | None, trusted: bool) -> StatedSize:

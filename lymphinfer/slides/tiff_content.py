@@ -48,6 +48,8 @@ class TiffImage:
         Where the file describes them.
     files : tuple of str
         Other files that hold planes of it.
+    bits : int
+        Bits of a sample that mean anything; 0 where the file does not say.
     """
 
     number: int
@@ -59,6 +61,7 @@ class TiffImage:
     stated: StatedSize = _UNSTATED
     channels: tuple[OmeChannel, ...] = ()
     files: tuple[str, ...] = ()
+    bits: int = 0
 
     @property
     def dimensions(self) -> tuple[int, int]:
@@ -207,7 +210,7 @@ def _ome_image(ome: OmeImage, pages: list[Any], claimed: set[int]) -> TiffImage 
     stated = ome.stated if ome.stated.xy is not None else tag_size(planes[0], ome.stated)
     return TiffImage(
         ome.number, ome.name, _kind(ome.name), planes, tuple(_sub_levels(planes)),
-        tuple(sizes.items()), stated, ome.channels, ome.files,
+        tuple(sizes.items()), stated, ome.channels, ome.files, ome.bits,
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Whether an image of a TIFF can be an H&E slide: one plane of 8-bit colour."""
+"""Whether an image of a TIFF can be an H&E slide: one plane of colours, of 8 or 16 bits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lymphinfer.slides.tiff_content import TiffImage
 
 # MINISBLACK (as planes of colour are often tagged), RGB, YCBCR.
 _RGB_PHOTOMETRICS = {1, 2, 6}
-_RGB, _PALETTE = 2, 3
+_GREY, _RGB, _PALETTE = 1, 2, 3
 _AXES = {"Z": "focus planes", "T": "time points", "C": "channels"}
 _PLANE = "Export one plane as 8-bit RGB (in Fiji: Image > Duplicate, without the stack)"
 _SAME_SECTION = "Give the H&E image of the same section."
@@ -50,12 +50,16 @@ def unfit(image: TiffImage) -> Unfit | None:
         )
     stack = _stack(image)
     is_colour = samples == 3 or (samples == 4 and photometric == _RGB) or len(image.planes) == 3
-    if page.dtype != "uint8" or int(page.bitspersample) != 8:
+    # Three pages of 16 bits are the channels of a fluorescence camera far more often than colours.
+    is_deep = page.dtype == "uint16" and samples >= 3 and photometric != _GREY
+    if not is_deep and (page.dtype != "uint8" or int(page.bitspersample) != 8):
         depth = f"{page.dtype} data" if page.dtype is not None else "data of an unknown type"
         if is_colour and stack is None:
             return Unfit(
-                f"it holds colours as {depth}, where 8-bit data is needed",
-                "Export it as 8-bit RGB, scaled so that the glass is near 255.",
+                f"it holds colours as {depth}, where integers of 8 or 16 bits are needed: what "
+                "would be white cannot be told",
+                "Scale it so that the glass is near 255, such as with `vips linear IN.tif OUT.tif "
+                "255 0 --uchar` where glass is near 1.",
                 can_force=False,
             )
         return Unfit(

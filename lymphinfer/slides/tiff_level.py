@@ -11,12 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lymphinfer.errors import SlideError
+from lymphinfer.slides.depth import Depth, measured_depth, stated_depth
 from lymphinfer.slides.source import ByteSource
 from lymphinfer.slides.tiff_colours import PageColours, page_colours
 
 Pixels = NDArray[np.uint8]
 # A strip or tile above this size is decoded by one thread at a time, for memory's sake.
 _LARGE_SEGMENT_PX = 1 << 24
+# Segments by which the depth of colours is judged.
+_SAMPLED = 25
 
 
 class SegmentStore:
@@ -78,6 +81,13 @@ class TiffLevel:
         One page, or one for each of R, G, B.
     store : SegmentStore
         Where the bytes come from.
+    depth : Depth, optional
+        How samples of more than 8 bits become colours; measured where it is not given.
+
+    Attributes
+    ----------
+    depth : Depth or None
+        None for samples of 8 bits.
 
     Raises
     ------
@@ -85,7 +95,9 @@ class TiffLevel:
         The page's data lies partly beyond the end of the file.
     """
 
-    def __init__(self, pages: Sequence[Any], store: SegmentStore) -> None:
+    def __init__(
+        self, pages: Sequence[Any], store: SegmentStore, depth: Depth | None = None
+    ) -> None:
         first = pages[0].keyframe
         self.width, self.height = int(first.imagewidth), int(first.imagelength)
         self.is_tiled = bool(first.is_tiled)
@@ -115,6 +127,19 @@ class TiffLevel:
             _ = page.keyframe.decode
             check_whole(page, store.source)
         self.colours: PageColours = page_colours(pages[0], store.source)
+        self.depth = depth
+        if depth is None and first.dtype is not None and str(first.dtype) != "uint8":
+            self.depth = tag_depth(first) or measured_depth(self._samples_of_all())
+
+    def _samples_of_all(self) -> Iterator[NDArray[Any]]:
+        """A few segments from all over the image."""
+        count = self._columns * self._rows
+        for index in np.unique(np.linspace(0, count - 1, min(count, _SAMPLED)).astype(int)):
+            # Alpha is no colour.
+            for page, first, _ in self._planes[:3]:
+                samples = self._decode(page, first + int(index))
+                if samples is not None:
+                    yield samples[..., :3]
 
     def read(self, x: int, y: int, width: int, height: int) -> Pixels:
         """Read a rectangle, white outside the level and where the file holds nothing.
@@ -158,6 +183,12 @@ class TiffLevel:
             for column in range(max(0, first_col), min(self._columns - 1, last_col) + 1):
                 yield row, column
 
+    def _colours(self, page: Any, index: int) -> Pixels | None:
+        samples = self._decode(page, index)
+        if samples is None:
+            return None
+        return np.ascontiguousarray(samples if self.depth is None else self.depth.to_8_bit(samples))
+
     def _segment(self, plane: int, index: int) -> Pixels | None:
         page, first, _ = self._planes[plane]
         # Level and plane together are told apart by the page's place in the file.
@@ -166,17 +197,18 @@ class TiffLevel:
         if found:
             return pixels
         if self._segment_width * self._segment_height <= _LARGE_SEGMENT_PX:
-            pixels = self._decode(page, first + index)
+            pixels = self._colours(page, first + index)
             self._store.keep(key, pixels)
             return pixels
         with self._store.large_lock:
             found, pixels = self._store.cached(key)
             if not found:
-                pixels = self._decode(page, first + index)
+                pixels = self._colours(page, first + index)
                 self._store.keep(key, pixels)
             return pixels
 
-    def _decode(self, page: Any, index: int) -> Pixels | None:
+    def _decode(self, page: Any, index: int) -> NDArray[Any] | None:
+        """Samples of a segment, of the file's own depth."""
         if index >= min(len(page.dataoffsets), len(page.databytecounts)):
             raise SlideError(
                 f"{self._store.source}: its list of {'tiles' if self.is_tiled else 'strips'} is "
@@ -199,7 +231,17 @@ class TiffLevel:
             ) from error
         if pixels is None:
             return None
-        return np.ascontiguousarray(pixels[0, : shape[1], : shape[2]], dtype=np.uint8)
+        return np.ascontiguousarray(pixels[0, : shape[1], : shape[2]])
+
+
+def tag_depth(page: Any) -> Depth | None:
+    """The depth that a TIFF's tags state; None where they only name the container's."""
+    bits = int(page.bitspersample)
+    if 8 < bits < 16:
+        return stated_depth((1 << bits) - 1, "its tag BitsPerSample")
+    largest = page.tags.valueof("MaxSampleValue") or page.tags.valueof("SMaxSampleValue") or 0
+    top = int(np.max(largest))
+    return stated_depth(top, "its tag MaxSampleValue") if 255 <= top < (1 << 16) - 1 else None
 
 
 def check_whole(page: Any, source: ByteSource) -> None:

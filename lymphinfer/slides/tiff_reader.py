@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lymphinfer.errors import SlideError
+from lymphinfer.slides.depth import stated_depth
 from lymphinfer.slides.identity import image_identity, source_identity
 from lymphinfer.slides.images import (
     SlideImage,
@@ -37,7 +38,7 @@ _LOOKED_AT = 3
 
 
 class TiffSlide(PyramidSlide):
-    """A TIFF or OME-TIFF of 8-bit RGB. Threads may read at once.
+    """A TIFF or OME-TIFF of RGB of 8 or 16 bits. Threads may read at once.
 
     Tiles and strips are decoded as they are needed; of a file that is a single strip that means
     the whole image, held in memory from the first read on.
@@ -58,7 +59,7 @@ class TiffSlide(PyramidSlide):
     Raises
     ------
     SlideError
-        No TIFF, cut short, or not an 8-bit RGB image.
+        No TIFF, cut short, or not an RGB image.
     PixelSizeError
         No usable pixel size.
     """
@@ -111,7 +112,10 @@ class TiffSlide(PyramidSlide):
             if not (force and problem.can_force):
                 raise SlideError(f"{store.source}: {problem}")
             self.forced = (f"Read although it is {str(problem).partition('. ')[0]} (--force).",)
-        base = TiffLevel(image.planes, store)
+        depth = None
+        if 8 < image.bits < 16 and image.planes[0].keyframe.dtype == "uint16":
+            depth = stated_depth((1 << image.bits) - 1, "its OME-XML (SignificantBits)")
+        base = TiffLevel(image.planes, store, depth)
         for each in content.images:
             for planes in (each.planes, *each.candidates):
                 for page in planes:
@@ -141,7 +145,7 @@ class TiffSlide(PyramidSlide):
             if page_size(planes[0]) < (small.width, small.height) and self._proved(
                 small, finest, planes, store
             ):
-                self._levels.append(TiffLevel(planes, store))
+                self._levels.append(TiffLevel(planes, store, base.depth))
                 used.add(id(planes[0]))
                 finest = planes
         store.forget()
@@ -154,7 +158,8 @@ class TiffSlide(PyramidSlide):
         self.other_files = content.files
         self.icc_profile_bytes = _icc_bytes(image.planes[0])
         found = (other_images_warning(self.images), other_files_warning(content.files))
-        self.warnings = (*self.forced, *(text for text in found if text))
+        deep = () if base.depth is None else (base.depth.warning,)
+        self.warnings = (*self.forced, *deep, *(text for text in found if text))
 
     def _proved(
         self, fine: TiffLevel, fine_planes: Planes, planes: Planes, store: SegmentStore
@@ -162,7 +167,7 @@ class TiffSlide(PyramidSlide):
         """Whether a page shows what a larger one shows; remembered for the next opening."""
         places = tuple(int(page.offset) for page in (*fine_planes, *planes))
         key = (str(store.source), store.source.version, *places)
-        return remembered(key, lambda: shows_the_same(fine, TiffLevel(planes, store)))
+        return remembered(key, lambda: shows_the_same(fine, TiffLevel(planes, store, fine.depth)))
 
     def _read_level(self, level: int, x: int, y: int, width: int, height: int) -> Image:
         from PIL import Image

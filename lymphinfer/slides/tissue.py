@@ -47,6 +47,8 @@ class TissueMask:
         The tissue before the margin, level-0 px: Polygon or MultiPolygon, maybe empty.
     glass : bool
         Whether glass was found to tell tissue from; without any, all that is seen is tissue.
+    steep : bool
+        Whether the glass shades so steeply that glass may count as tissue.
     """
 
     mask: Mask
@@ -55,6 +57,7 @@ class TissueMask:
     area_mm2: float
     outline: BaseGeometry = field(default_factory=shapely.MultiPolygon)
     glass: bool = True
+    steep: bool = False
 
     @cached_property
     def _cumulative(self) -> NDArray[np.int64]:
@@ -171,14 +174,14 @@ def tissue_mask(
         return _given(slide, mpp_um, given, roi)
     tissue, glass = tissue_pixels(_thumbnail(slide, mpp_um, threads))
     pixel_um2 = mpp_um**2
-    # A speck's limit must not empty a field of view that is hardly larger.
+    # Limits of specks and holes must neither empty nor fill a field of view that is hardly larger.
     min_px = min(min_area_um2 / pixel_um2, 0.05 * tissue.size)
     # Fat is a net of thin walls, each small: what the margin joins counts as one island.
     islands, sizes = _islands(_dilated(tissue, margin_um / mpp_um), weights=tissue)
     tissue &= (sizes >= min_px)[islands]
     tissue |= _fat(tissue, mpp_um)
     holes, sizes = _islands(~tissue)
-    tissue |= (sizes < max_hole_um2 / pixel_um2)[holes]
+    tissue |= (sizes < min(max_hole_um2 / pixel_um2, 0.05 * tissue.size))[holes]
     if roi is not None:
         tissue &= roi.mask(tissue.shape, mpp_um / slide.mpp)
     width, height = (n * slide.mpp / mpp_um for n in slide.dimensions)
@@ -191,7 +194,8 @@ def tissue_mask(
         mpp_um / slide.mpp,
         float(rows @ tissue @ columns) * pixel_um2 / 1e6,
         outline(tissue, mpp_um / slide.mpp, slide.dimensions),
-        glass,
+        glass is not None,
+        glass is not None and glass.is_steep,
     )
 
 

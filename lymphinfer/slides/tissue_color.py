@@ -5,13 +5,15 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from lymphinfer.slides.glass import find_glass
+from lymphinfer.slides.glass import Glass, find_glass, pinkness
 
 Mask = NDArray[np.bool_]
 Channels = NDArray[np.float32]
 
 # All on a scale of 0 to 1 after the glass has been made white.
 _TISSUE_CHROMA = (0.03, 0.04)
+_PALE_PINK = -0.005
+_DEEP_CHROMA = 0.2
 _BLACK = 0.22
 _BLACK_CHROMA = 0.15
 _GREY_SATURATION = 0.18
@@ -19,7 +21,7 @@ _BLACK_SPREAD_PX = 2
 _INK_SPREAD_PX = 4
 
 
-def tissue_pixels(rgb: NDArray[np.uint8]) -> tuple[Mask, bool]:
+def tissue_pixels(rgb: NDArray[np.uint8]) -> tuple[Mask, Glass | None]:
     """Classify the pixels of a coarse H&E image.
 
     Eosin and haematoxylin absorb green above all, so that tissue is pink to violet even where it
@@ -37,14 +39,14 @@ def tissue_pixels(rgb: NDArray[np.uint8]) -> tuple[Mask, bool]:
     -------
     tissue : ndarray of bool, (rows, columns)
         True on tissue.
-    found : bool
-        Whether glass was found.
+    glass : Glass or None
+        What it was told from; None where no glass was found.
     """
     image: Channels = rgb.astype(np.float32) / np.float32(255)
     dark = _black(image.max(axis=-1), _span(image))
     glass = find_glass(image, ~dark)
     if glass is None:
-        return np.asarray(~dark & ~_ink(image, image.max(axis=-1), _span(image))), False
+        return np.asarray(~dark & ~_ink(image, image.max(axis=-1), _span(image))), None
     image = np.minimum(image / glass.white, np.float32(1))
     chroma = _span(image)
     noise = chroma[glass.where]
@@ -52,7 +54,10 @@ def tissue_pixels(rgb: NDArray[np.uint8]) -> tuple[Mask, bool]:
     spread = 1.4826 * float(np.median(np.abs(noise - median)))
     threshold = float(np.clip(median + 3 * spread, *_TISSUE_CHROMA))
     ink = _ink(image, image.max(axis=-1), chroma)
-    return np.asarray((chroma > threshold) & ~dark & ~ink), True
+    # Where the glass shades faster than its colour could be followed it looks yellow or blue; pale
+    # tissue never lacks the pink.
+    stained = (pinkness(image) > _PALE_PINK) | (chroma > _DEEP_CHROMA)
+    return np.asarray((chroma > threshold) & stained & ~dark & ~ink), glass
 
 
 def _black(high: Channels, chroma: Channels) -> Mask:

@@ -19,9 +19,7 @@ REFUSED = {
     "haematoxylin.tif": "haematoxylin alone",
     "dab.tif": "DAB",
     "dab_strong.tif": "DAB",
-    "u16.tif": "colours as uint16 data.*Export it as 8-bit RGB",
-    "u16_low.tif": "colours as uint16 data",
-    "f32.tif": "colours as float32 data",
+    "f32.tif": "colours as float32 data.*vips linear",
     "i8.tif": "colours as int8 data",
     "grey.tif": "1 channel of grey",
     "z_pages.tif": "a stack: 3 pages.*--series N",
@@ -31,6 +29,7 @@ REFUSED = {
     "imagej_stack.tif": "a stack of 3 focus planes",
 }
 READ = ("z1.ome.tif", "imagej_rgb.tif")
+SCALED = {"u16.tif": "fit 16 bits", "u16_low.tif": "fit 8 bits"}
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +43,7 @@ def look(path: Path, **options) -> list[str]:
 
 
 def test_every_file_of_the_case_is_spoken_of(case):
-    assert {path.name for path in case.iterdir()} == {*REFUSED, *READ}
+    assert {path.name for path in case.iterdir()} == {*REFUSED, *READ, *SCALED}
 
 
 @pytest.mark.parametrize("file", REFUSED)
@@ -71,6 +70,15 @@ def test_what_is_h_and_e_in_an_unusual_dress_is_read(case, tmp_path, file):
     result = predict(case / file, tmp_path)
     assert_is_reference(result)
     assert result.summary["warnings"] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", SCALED)
+def test_colours_of_16_bits_are_read_with_a_word_on_their_scale(case, tmp_path, file):
+    result = predict(case / file, tmp_path)
+    assert_is_reference(result)
+    (warning,) = result.summary["warnings"]
+    assert SCALED[file] in warning
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from lymphinfer.predict.naming import PARTS
 from lymphinfer.slides import open_slide
 
 from ..slides.made import APERIO, halved
+from ..slides.made_czi import write_czi
 from ..slides.test_zarr_and_addresses import write_zarr
 from .reading import pixels, predict, run_case
 
@@ -21,7 +22,7 @@ TAGS = {"resolution": (40_000, 40_000), "resolutionunit": 3, "metadata": None}
 LAYOUTS = (
     "svs", "tiff", "ome-subifds", "reduced-pages", "macro-first", "two-regions", "planar",
     "jpeg-ycbcr", "jpeg-rgb", "jpeg-ycbcr-tagged-rgb", "jpeg-rgb-tagged-ycbcr", "jpeg2000",
-    "ome-zarr", "dicom",
+    "ome-zarr", "dicom", "czi",
 )  # fmt: skip
 # Lossy or not, 1 px of level 0 and 2 % of what is expected are kept.
 MOST_PX, MOST_SHARE = 1.0, 0.02
@@ -86,6 +87,9 @@ def write(folder, layout: str, image: np.ndarray):
         tifffile.imwrite(path, image, **(DEFLATE | {"compression": "jpeg2000"}), **TAGS)
     elif layout == "ome-zarr":
         return write_zarr(folder / "a.ome.zarr", image, "0.4")
+    elif layout == "czi":
+        pytest.importorskip("pylibCZIrw", reason="needs the extra `czi`")
+        return write_czi(folder / "a.czi", {0: (image, (-5000, 300))}, levels=(2, 4))
     else:
         space = "YCBCR" if layout.startswith("jpeg-ycbcr") else "RGB"
         wrong = "tagged" in layout

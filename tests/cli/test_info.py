@@ -56,6 +56,22 @@ def test_what_predict_would_refuse_is_shown_all_the_same(tmp_path, picture):
     assert broken.exit_code == 2 and "a text file" in broken.stdout
 
 
+def test_a_pixel_size_that_cannot_be_used_is_shown_as_it_is(tmp_path, picture):
+    done = info(write_svs(tmp_path / "a.svs", picture, mpp=29.0))
+    assert "pixel size: 29 µm/px, by metadata, at which no nucleus is seen" in done.stdout
+    assert "extent: 11.6 x 8.7 mm" in done.stdout
+    assert "predict would refuse it" in done.stdout
+    # No word of a size that nobody has given.
+    assert "--mpp 0.25 is used" not in done.output
+
+
+def test_a_folder_of_folders_says_which_there_are(tmp_path, picture):
+    (tmp_path / "case_A").mkdir()
+    done = info(tmp_path)
+    assert done.exit_code != 0
+    assert "not looked into: case_A" in (done.output + str(done.exception))
+
+
 def test_a_folder_is_shown_slide_by_slide(tmp_path, picture):
     write_svs(tmp_path / "a.svs", picture)
     write_svs(tmp_path / "b.svs", picture)

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 from lymphinfer.errors import ResultError
 from lymphinfer.export.report.batch import write_batch_report
 from lymphinfer.export.report.hotspots import hot_spots, window_sums
-from lymphinfer.export.report.pictures import open_result_slide
+from lymphinfer.export.report.pictures import NoSlide, open_result_slide
 from lymphinfer.export.report.slide import write_slide_report
 from lymphinfer.export.report.survey import survey
 from lymphinfer.slides.identity import file_identity
@@ -177,6 +178,31 @@ def test_the_slide_is_found_where_the_batch_names_it(tmp_path, tables, slide):
     (tmp_path / "out" / "batch.json").write_text(json.dumps({"slides": [{"slide": str(slide)}]}))
     with open_result_slide(result) as found:
         assert found.path == slide
+
+
+def test_the_slide_is_found_where_the_summary_says_that_it_lay(tmp_path, tables, slide):
+    from lymphinfer.predict.ownership import slide_places
+
+    kept = tmp_path / "a" / "slides" / "lung.svs"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(slide.read_bytes())
+    folder = tmp_path / "a" / "elsewhere" / "deep" / "down" / "for" / "results" / "lung"
+    places = slide_places(kept, folder)
+    assert places == {
+        "path": str(kept), "relative_path": "../../../../../../slides/lung.svs"
+    }  # fmt: skip
+    result = made_result(folder, tables, identity=file_identity(slide))
+    result.summary["slide"].update(places)
+    with open_result_slide(result) as found:
+        assert found.path == kept
+    # Both moved together: the full path leads nowhere, the other one still holds.
+    (tmp_path / "a").rename(tmp_path / "b")
+    moved = replace(result, folder=tmp_path / "b" / folder.relative_to(tmp_path / "a"))
+    with open_result_slide(moved) as found:
+        assert found.path.read_bytes() == slide.read_bytes()
+    (tmp_path / "b" / "slides" / "lung.svs").unlink()
+    with pytest.raises(NoSlide, match=f"nor at {kept}, where it was predicted: it was moved"):
+        open_result_slide(moved)
 
 
 def test_a_slide_without_nuclei_has_a_page(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,9 @@ from lymphinfer.cells.areas import read_areas
 from lymphinfer.cli.app import app
 from lymphinfer.export.results import open_result
 from lymphinfer.export.views import write_view
+from lymphinfer.predict.areas import Limits, area_warnings
 from lymphinfer.predict.slide import predict_slide
+from lymphinfer.slides import TissueMask
 
 from .conftest import MPP, disc_image, write_svs
 from .test_roi import write_annotations
@@ -127,3 +130,10 @@ def test_a_batch_with_a_file_of_tissue_a_slide(disc_slide, disc_bundle, tmp_path
     assert result.exit_code == 0, result.output
     summary = json.loads((tmp_path / "out" / "one" / "summary.json").read_text())
     assert summary["tissue_mm2"] == pytest.approx(400 * 400 * MPP**2 / 1e6, rel=1e-3)
+
+
+def test_glass_that_shades_like_tissue_is_told():
+    steep = TissueMask(np.ones((2, 2), bool), 8.0, 32.0, 1.0, steep=True)
+    (warning,) = area_warnings(Limits(None, None), steep)
+    assert "shades steeply" in warning and "--tissue" in warning
+    assert not area_warnings(Limits(None, None), replace(steep, steep=False))

@@ -63,6 +63,12 @@ def test_the_summary_has_a_row_a_slide(night):
     assert int(good["nuclei"]) > 10 and float(good["CD45 expected"]) > 0
     assert float(good["tissue_mm2"]) > 0 and float(good["seconds_per_mm2"]) > 0
     assert next(r for r in rows if r["reason"])["nuclei"] == ""
+    white = next(r for r in rows if Path(r["slide"]).name == "white.svs")
+    assert "No tissue was found" in white["warnings"]
+    for outcome in result.done:
+        told = json.loads((outcome.folder / "summary.json").read_text())["warnings"]
+        row = next(r for r in rows if r["folder"] == str(outcome.folder))
+        assert row["warnings"].split(" | ") == (told or [""])
 
 
 def test_the_same_batch_again_computes_nothing_and_fails_nothing_twice(night, disc_bundle):

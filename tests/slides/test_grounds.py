@@ -95,8 +95,28 @@ LIGHT = {
 @pytest.mark.parametrize("light", LIGHT)
 def test_tissue_is_found_in_any_light(scan, light):
     tissue = found(scan * LIGHT[light])
-    assert tissue.glass
+    assert tissue.glass and not tissue.steep
     assert tissue.area_mm2 == pytest.approx(TRUE_MM2, rel=0.1)
+
+
+def shaded(step_um: int, amount: float, tint: tuple[float, float, float]) -> np.ndarray:
+    """Light that falls off to the right within each camera field."""
+    side = step_um / MPP
+    return 1 - amount * (X % side / side)[..., None] * tint
+
+
+@pytest.mark.parametrize("tint", [(1, 1, 1), (0.6, 0.8, 1.2), (1.2, 1, 0.6)])
+def test_tissue_is_found_where_each_camera_field_is_shaded(scan, tint):
+    tissue = found(scan * shaded(200, 0.4, tint))
+    assert tissue.glass
+    assert tissue.area_mm2 == pytest.approx(TRUE_MM2, rel=0.15)
+
+
+@pytest.mark.parametrize("amount", [0.1, 0.4])
+def test_shading_that_looks_like_tissue_is_told(scan, amount):
+    tissue = found(scan * shaded(200, amount, (0.6, 1, 0.8)))
+    assert tissue.steep == (amount > 0.2)
+    assert tissue.steep or tissue.area_mm2 == pytest.approx(TRUE_MM2, rel=0.15)
 
 
 @pytest.mark.parametrize("light", ["white", "dim yellow", "pink", "yellow corners"])

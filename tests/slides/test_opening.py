@@ -139,11 +139,11 @@ def test_a_mirax_file_without_its_folder_says_so(tmp_path, pixels):
     "image",
     [
         np.zeros((19, 200, 200), np.uint16),
-        np.zeros((200, 200, 3), np.uint16),
+        np.zeros((200, 200, 3), np.float32),
         np.zeros((200, 200), np.uint8),
         np.zeros((3, 200, 200, 3), np.uint8),
     ],
-    ids=["19-channels", "16-bit", "grey", "stack"],
+    ids=["19-channels", "fractions", "grey", "stack"],
 )
 @pytest.mark.parametrize("name", ["a.ome.tif", "a.tif"])
 def test_what_is_not_rgb_is_refused_as_such(tmp_path, image, name):

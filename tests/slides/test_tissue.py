@@ -85,6 +85,15 @@ def test_an_empty_slide_is_no_error(tmp_path, color):
     assert tissue.fraction_in(0, 0, 1600, 1200) == 0.0
 
 
+@pytest.mark.parametrize("size", [(400, 300), (600, 600)])
+def test_the_glass_of_a_small_field_is_no_hole(tmp_path, size):
+    image, draw = field(size=size)
+    assert masked(tmp_path, image, mpp=0.25).area_mm2 == 0
+    draw.rectangle((0, 0, size[0] // 2, size[1]), fill=EOSIN)
+    half = size[0] * size[1] / 2 * 0.0625e-6
+    assert masked(tmp_path, image, mpp=0.25).area_mm2 == pytest.approx(half, rel=0.15)
+
+
 def test_specks_go_and_small_holes_fill_but_large_holes_stay(tmp_path):
     image, draw = field()
     draw.rectangle((100, 100, 130, 130), fill=EOSIN)  # 900 µm²

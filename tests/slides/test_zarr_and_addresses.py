@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
+from PIL import Image
 
 from lymphinfer.errors import PixelSizeError, SlideError
 from lymphinfer.predict.inputs import find_jobs, is_single
 from lymphinfer.slides import open_slide
 
-from .made import halved, write_svs
+from .made import halved, write_scn, write_svs
 
 
 def write_zarr(path: Path, image: np.ndarray, version: str, mpp: float = 0.25, **changes) -> Path:
@@ -204,6 +205,33 @@ def test_an_address_that_is_wrong_is_named_without_its_query(server):
     (folder / "a.svs").write_bytes(b"<!DOCTYPE html><title>login</title>" * 9)
     with pytest.raises(SlideError, match="a web page"):
         open_slide(f"{address}/a.svs")
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("a.png", "a PNG image"), ("a.jpg", "a JPEG image"), ("a.dcm", "a DICOM file"),
+        ("a.czi", "a Zeiss CZI slide"), ("a.mrxs", "a MIRAX slide"), ("a.vms", "VMS slide"),
+        ("a.ndpi", "NDPI slide"), ("leica.tif", "a Leica SCN slide"),
+        ("philips.tiff", "a Philips TIFF slide"),
+    ],
+)  # fmt: skip
+def test_what_can_be_read_on_a_disk_alone_is_to_be_downloaded(server, pixels, name, what):
+    folder, address = server
+    path = folder / name
+    if name == "leica.tif":
+        write_scn(path, pixels, mpp=0.25, offset=(100, 100))
+    elif name == "philips.tiff":
+        text = '<?xml version="1.0" ?><DataObject ObjectType="DPUfsImport"></DataObject>'
+        tifffile.imwrite(path, pixels, photometric="rgb", tile=(256, 256), metadata=None,
+                         software="Philips DP v1.0", description=text)  # fmt: skip
+    elif name in ("a.png", "a.jpg"):
+        Image.fromarray(pixels).save(path)
+    else:
+        magic = {"a.czi": b"ZISRAWFILE", "a.dcm": bytes(128) + b"DICM"}.get(name, b"II*\0")
+        path.write_bytes(magic + bytes(500))
+    with pytest.raises(SlideError, match=f"{what}.*cannot be read at an address.*Download"):
+        open_slide(f"{address}/{name}")
 
 
 def test_the_results_of_an_address_go_to_the_current_folder(tmp_path, monkeypatch):

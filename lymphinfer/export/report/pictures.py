@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from lymphinfer.cells.table import read_rings
 from lymphinfer.errors import SlideError
 from lymphinfer.export.results import Result, batch_rows
 from lymphinfer.slides import Slide, open_slide
+from lymphinfer.slides.remote import remote_address
 from lymphinfer.textfiles import find_shown, shown
 
 THUMBNAIL_PX = 1400
@@ -35,9 +37,10 @@ class NoSlide(Exception):
 def open_result_slide(result: Result, slides: Path | None = None) -> Slide:
     """Find and open the slide that a result was made from.
 
-    It is looked for by name in `slides` and below it, beside the result folder and the folders
-    above, where their ``batch.json`` has it, and where ``predict`` keeps ``<folder>.lymphinfer``
-    beside ``<folder>``. A file of that name with another content is not taken.
+    It is looked for by name in `slides` and below it, where the summary says that it lies (from
+    the result folder, then from the root), beside the result folder and the folders above, where
+    their ``batch.json`` has it, and where ``predict`` keeps ``<folder>.lymphinfer`` beside
+    ``<folder>``. A file of that name with another content is not taken.
 
     Parameters
     ----------
@@ -59,7 +62,7 @@ def open_result_slide(result: Result, slides: Path | None = None) -> Slide:
     series = None if image is None else str(image)
     reasons = []
     for path in _places(result, slides):
-        if not path.exists():
+        if remote_address(path) is None and not path.exists():
             continue
         try:
             slide = open_slide(path, result.mpp, series=series, force=True)
@@ -73,9 +76,11 @@ def open_result_slide(result: Result, slides: Path | None = None) -> Slide:
     if reasons:
         raise NoSlide("; ".join(dict.fromkeys(reasons)))
     where = "" if slides is None else f" in the folder {slides.name} or"
+    was = result.summary["slide"].get("path")
+    gone = f", nor at {was}, where it was predicted: it was moved or deleted" if was else ""
     raise NoSlide(
-        f"the slide file {result.name} was not found{where} beside the results; name its folder "
-        "with --slides"
+        f"the slide file {result.name} was not found{where} beside the results{gone}; name its "
+        "folder with --slides"
     )
 
 
@@ -173,6 +178,13 @@ def _places(result: Result, slides: Path | None) -> Iterator[Path]:
         yield find_shown(slides, name)
         yield from sorted(path for path in slides.rglob("*") if shown(path.name) == name)
     folder = result.folder.resolve()
+    slide = result.summary["slide"]
+    if relative := slide.get("relative_path"):
+        place = Path(os.path.normpath(folder / relative))
+        yield find_shown(place.parent, place.name)
+    if absolute := slide.get("path"):
+        place = Path(absolute)
+        yield place if remote_address(place) else find_shown(place.parent, place.name)
     for above in [folder, *folder.parents][: _ANCESTORS + 1]:
         yield find_shown(above, name)
         for row in batch_rows(above):
