@@ -52,9 +52,9 @@ from lymphinfer.nuclei.metrics import (
     score_segmentation,
 )
 from lymphinfer.nuclei.stardist.detector import StarDistDetector, TilePrediction
-from lymphinfer.nuclei.stardist.train import pool_over_instances, resample
 from lymphinfer.orion.manifest import slide_means
 from lymphinfer.runtime import choose_runtime
+from lymphinfer.training.detectors.stardist import pool_over_instances, resample
 from recipes.he.brca_m2c import LYMPHOCYTE, read_all
 from recipes.he.open_sets import NUINSSEG_HELD_OUT, NUINSSEG_MPP
 

@@ -21,12 +21,14 @@ from lymphinfer.nuclei.detector import Detection, Detector, polygon_centroids
 from lymphinfer.nuclei.stardist.detector import StarDistDetector, TilePrediction
 from lymphinfer.nuclei.stardist.network import StarDistNet
 from lymphinfer.runtime import OpenVinoNet
+from lymphinfer.validation import Count, table
 
 RINGS = ((0.35, 1.0), (0.75, 2.0))
 """Shares of the way from a nucleus' centroid to its outline where it is read, and their weights."""
 SPOKES = 8
 
 
+@table
 @dataclass(frozen=True)
 class TwoScaleConfig:
     """Shape of a `TwoScaleHead`.
@@ -43,18 +45,13 @@ class TwoScaleConfig:
     """
 
     markers: tuple[str, ...]
-    near: int = 128
-    far: int = 19
-    hidden: int = 64
+    near: Count = 128
+    far: Count = 19
+    hidden: Count = 64
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for a bundle's TOML."""
         return asdict(self) | {"markers": list(self.markers)}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> TwoScaleConfig:
-        """Inverse of `to_dict`; `TypeError` for unknown or missing names."""
-        return cls(**{**values, "markers": tuple(values["markers"])})
 
 
 class TwoScaleHead(nn.Module):

@@ -22,12 +22,12 @@ from lymphinfer.extras import require_extra
 from lymphinfer.nuclei.datasets import AnnotatedImage
 from lymphinfer.nuclei.hovernet.detector import HoVerNetDetector
 from lymphinfer.nuclei.hovernet.network import HoVerNetConfig
-from lymphinfer.nuclei.hovernet.train import TYPES, HoVerNetTrainer, HoVerNetTraining, segment
 from lymphinfer.nuclei.layouts import read_any_folder
 from lymphinfer.nuclei.metrics import SegmentationScore
 from lymphinfer.nuclei.stardist.batch_norm import unfold_batch_norm
 from lymphinfer.nuclei.stardist.detector import StarDistDetector
-from lymphinfer.nuclei.stardist.train import CropDataset, TrainConfig, Trainer, validate
+from lymphinfer.training.detectors.hovernet import TYPES, HoVerNetTrainer, HoVerNetTraining, segment
+from lymphinfer.training.detectors.stardist import CropDataset, TrainConfig, Trainer, validate
 
 ARCHITECTURES = ("stardist", "hovernet")
 HELD_OUT_EVERY = 5

@@ -16,6 +16,7 @@ from lymphinfer.markers.far_scale import (
     sample_features,
 )
 from lymphinfer.markers.two_scale import FarScale, mirrored
+from lymphinfer.validation import checked
 
 SMALL = FarConfig(widths=(4, 6), blocks=(1, 1), features=5, outputs=("a", "b"), hidden=3)
 
@@ -46,7 +47,7 @@ def test_folding_batch_normalisation_leaves_the_function_as_it_is():
 
 
 def test_a_configuration_survives_the_manifest():
-    assert FarConfig.from_dict(SMALL.to_dict()) == SMALL
+    assert checked(FarConfig, SMALL.to_dict(), BundleError, "made") == SMALL
     with pytest.raises(ValueError, match="one number of blocks a level"):
         FarConfig(widths=(4, 6), blocks=(1,))
 

@@ -6,18 +6,27 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple, cast
+from typing import Annotated, Any, Literal, NamedTuple, cast
 
 import torch
+from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lymphinfer.convolutions import mend_convolutions
+from lymphinfer.validation import Count, table
 
 TYPICAL_RADIUS_PX = 6.5
 """Mean distance from a pixel of a nucleus to its boundary, working px at 0.325 µm/px."""
 
 
+def _stride(grid: int) -> int:
+    if grid not in (1, 2, 4, 8):
+        raise ValueError("the output's stride is 1, 2, 4 or 8 px")
+    return grid
+
+
+@table
 @dataclass(frozen=True)
 class StarDistConfig:
     """Shape of the network; the field names are those of stardist's ``Config2D``.
@@ -51,16 +60,16 @@ class StarDistConfig:
         read more than this network. Only with `n_marker_context`.
     """
 
-    n_rays: int = 32
-    grid: int = 2
-    n_filter_base: int = 32
-    n_depth: int = 3
-    n_conv_after_unet: int = 128
+    n_rays: Annotated[int, Field(ge=3)] = 32
+    grid: Annotated[int, AfterValidator(_stride)] = 2
+    n_filter_base: Count = 32
+    n_depth: Annotated[int, Field(ge=1, le=6)] = 3
+    n_conv_after_unet: Annotated[int, Field(ge=0)] = 128
     batch_norm: bool = False
-    n_markers: int = 0
-    encoder: str = "unet"
-    n_blocks: int = 2
-    n_marker_context: int = 0
+    n_markers: Annotated[int, Field(ge=0)] = 0
+    encoder: Literal["unet", "resnet"] = "unet"
+    n_blocks: Count = 2
+    n_marker_context: Annotated[int, Field(ge=0)] = 0
     marker_features: bool = False
 
     @property
