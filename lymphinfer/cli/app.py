@@ -24,11 +24,13 @@ from lymphinfer.cli.simulate import simulate
 from lymphinfer.cli.status import status
 from lymphinfer.cli.table1 import table1
 from lymphinfer.cli.train_detector import train_detector
+from lymphinfer.cli.typed import RememberingGroup
 from lymphinfer.errors import LymphinferError
 from lymphinfer.textfiles import shown
 
 app = typer.Typer(
     name="lymphinfer",
+    cls=RememberingGroup,
     help="Lymphocyte markers from plain H&E slides. Research use only, not for diagnosis.",
     no_args_is_help=True,
     rich_markup_mode="rich",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from dataclasses import replace
 
@@ -55,14 +56,16 @@ def test_annotations_become_a_bundle(arch, annotated, disc_bundle, tmp_path):
     if arch == "hovernet":
         pytest.importorskip("tiatoolbox", reason=REASON)
     out = tmp_path / f"my-{arch}"
-    text = run(annotated, "--arch", arch, "--out", out, "--steps", 2, "--batch", 1, "--width", 8,
-               "--markers-from", disc_bundle, "--device", "cpu", "--validate-every", 2)  # fmt: skip
+    given = [annotated, "--arch", arch, "--out", out, "--steps", 2, "--batch", 1, "--width", 8,
+             "--markers-from", disc_bundle, "--device", "cpu", "--validate-every", 2]  # fmt: skip
+    text = run(*given)
     assert "Held out: F1" in text
     bundle = load_bundle(out)
     assert bundle.manifest.detector["kind"] == arch
     assert bundle.manifest.name == out.name
     card = (out / "CARD.md").read_text()
-    assert "2 images" in card and "train-detector" in card and "discs" in card
+    assert "2 images" in card and "discs" in card
+    assert f"`{shlex.join(['lymphinfer', 'train-detector', *map(str, given)])}`" in card
     if arch == "hovernet":
         assert bundle.detector.config.types == ("Other", "Leukocyte")
     refused = CliRunner().invoke(app, ["train-detector", str(annotated), "--out", str(out)])
