@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from lymphinfer.bundles.manifest_file import network_config
 from lymphinfer.bundles.registry import find_bundle
 from lymphinfer.bundles.schema import BundleManifest, Evidence, read_manifest
 from lymphinfer.compute import channels_last
+from lymphinfer.downloading import sha256_of
 from lymphinfer.errors import BundleError
 from lymphinfer.markers.calibration import Calibration
 from lymphinfer.markers.classifier import (
@@ -38,13 +38,6 @@ from lymphinfer.nuclei.hovernet.network import HoVerNetConfig
 from lymphinfer.nuclei.stardist.detector import StarDistDetector
 from lymphinfer.nuclei.stardist.network import StarDistConfig, build_network
 from lymphinfer.textfiles import is_utf8
-
-
-def sha256_of(path: Path) -> str:
-    """Hex sha256 of a file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
 
 # What may hold a pickle: code that runs when it is read.
 PICKLES = frozenset(

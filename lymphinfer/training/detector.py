@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from lymphinfer.bundles.borrowing import write_with_markers_of
 from lymphinfer.bundles.composing import find_detector, used_manifest
 from lymphinfer.bundles.importing_hovernet import hovernet_table, read_weights
-from lymphinfer.bundles.loading import load_bundle, sha256_of
+from lymphinfer.bundles.loading import load_bundle
 from lymphinfer.bundles.registry import DEFAULT_BUNDLE
 from lymphinfer.bundles.schema import BundleManifest
 from lymphinfer.compute import half_type, resolve_device
+from lymphinfer.downloading import sha256_of
 from lymphinfer.errors import DataError
 from lymphinfer.extras import require_extra
 from lymphinfer.nuclei.datasets import AnnotatedImage

@@ -103,9 +103,7 @@ def test_an_unfinished_store_is_named_by_its_slide_where_it_matters(trained, tmp
     zarr.open_group(stores["train"][0], mode="r+").attrs["complete"] = False
     assert find_stores(work, "test", 32) == stores["test"]
     slide = stores["train"][0].stem
-    with pytest.raises(
-        DataError, match=rf"the patches of {slide} are unfinished.*retrain"
-    ):
+    with pytest.raises(DataError, match=rf"the patches of {slide} are unfinished.*retrain"):
         evaluate(trained.bundle.folder, work, tmp_path / "out", split="train", device="cpu")
 
 
