@@ -108,7 +108,8 @@ def look(bundle: Bundle, pixels: Pixels) -> Look:
     detector = stardist_of(bundle)
     prediction = seen.dense.dense if is_two_scale(bundle) else seen.dense
     found = detector.polygons(prediction.dense)
-    shape = round(pixels.shape[0] * prediction.scale), round(pixels.shape[1] * prediction.scale)
+    across, down = prediction.scale
+    shape = round(pixels.shape[0] * down), round(pixels.shape[1] * across)
     labels = found.label_image(shape)
     if shape != pixels.shape[:2]:
         size = pixels.shape[1::-1]

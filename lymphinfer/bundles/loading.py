@@ -372,12 +372,15 @@ def _with_near(
             f"bundle {manifest.name}: [classifier.near] marker_features is off, so that its head "
             "has nothing to read near"
         )
-    return NearMarkers(
-        finder,
-        net,
-        mpp=float(table["mpp"]),
-        working_mpp=manifest.mpp,
-        device=device,
-        autocast=autocast,
-        runtime=runtime,
-    )
+    try:
+        return NearMarkers(
+            finder,
+            net,
+            mpp=float(table["mpp"]),
+            working_mpp=manifest.mpp,
+            device=device,
+            autocast=autocast,
+            runtime=runtime,
+        )
+    except ValueError as error:
+        raise BundleError(f"bundle {manifest.name}: [classifier.near] {error}") from error

@@ -135,7 +135,7 @@ def near_features(
     maps: NDArray[np.float32],
     points: NDArray[np.floating],
     weights: NDArray[np.floating],
-    step_px: float,
+    step_px: float | NDArray[np.float32],
 ) -> NDArray[np.float32]:
     """Weighted mean of a marker head's maps over points of each nucleus.
 
@@ -146,8 +146,8 @@ def near_features(
     points : ndarray of float, (N, K, 2)
         Tile px, the first pixel's outer corner at (0, 0).
     weights : ndarray of float, (K,)
-    step_px : float
-        Tile px per px of the maps.
+    step_px : float or ndarray of float32, (2,)
+        Tile px per px of the maps, along x and y.
 
     Returns
     -------
@@ -172,7 +172,7 @@ def near_features(
 class NearDense:
     """A detector's dense prediction beside the near maps of the same tile."""
 
-    def __init__(self, dense: Any, maps: NDArray[np.float32], step_px: float):
+    def __init__(self, dense: Any, maps: NDArray[np.float32], step_px: NDArray[np.float32]):
         self.dense, self.maps, self.step_px = dense, maps, step_px
 
 
@@ -251,7 +251,8 @@ def near_dense(dense: Any, read: TilePrediction, reader: StarDistDetector) -> Ne
     """What `NearMarkers.decode` wants of a tile's predictions."""
     maps = read.dense.marker_features
     assert maps is not None
-    return NearDense(dense, maps, 2 * reader.net.config.grid / read.scale)
+    step_px = 2 * reader.net.config.grid / np.array(read.scale, np.float32)
+    return NearDense(dense, maps, step_px)
 
 
 class FarMap:

@@ -79,6 +79,26 @@ class StarDistConfig:
         levels = max(self.n_depth, 3) if self.n_marker_context else self.n_depth
         return int(self.grid * 2**levels)
 
+    @property
+    def context_px(self) -> int:
+        """How far from an output an input pixel can change it, px, up to a multiple of `stride`.
+
+        Radii of the convolutions and poolings, each times its stride.
+        """
+        halvings = [2**i for i in range(self.grid.bit_length() - 1)]
+        levels = [self.grid * 2**level for level in range(self.n_depth)]
+        if self.encoder == "unet":
+            # Two convolutions and a pooling before each halving, two convolutions behind it.
+            reach = sum(3 * s for s in halvings) + sum(5 * s for s in levels)
+            reach += 2 * self.grid * 2**self.n_depth + self.grid + self.grid * bool(self.n_markers)
+        else:
+            reach = 2 + sum(halvings[1:]) + self.grid
+            # A block's convolutions, the first on the finer grid; then the decoder's.
+            reach += sum(s * (1 + 2 + 4 * (self.n_blocks - 1)) + 2 * s for s in levels) + self.grid
+            reach += 4 * self.grid * bool(self.n_markers)
+            reach += 24 * self.grid * bool(self.n_marker_context)
+        return -(-reach // self.stride) * self.stride
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for a bundle's TOML."""
         return asdict(self)
