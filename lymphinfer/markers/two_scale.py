@@ -251,7 +251,7 @@ def near_dense(dense: Any, read: TilePrediction, reader: StarDistDetector) -> Ne
     """What `NearMarkers.decode` wants of a tile's predictions."""
     maps = read.dense.marker_features
     assert maps is not None
-    step_px = 2 * reader.net.config.grid / np.array(read.scale, np.float32)
+    step_px = (2 * reader.net.config.grid / np.array(read.scale)).astype(np.float32)
     return NearDense(dense, maps, step_px)
 
 

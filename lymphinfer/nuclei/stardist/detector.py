@@ -149,7 +149,8 @@ class StarDistDetector:
         found = self.polygons(dense.dense)
         logits = dense.dense.marker_logit
         # The network's pixel centres are whole numbers; a tile's outer corner is its origin.
-        polygons = (found.vertices() + np.float32(0.5)) / np.array(dense.scale, np.float32)
+        scale: NDArray[np.float32] = np.array(dense.scale, np.float32)
+        polygons = (found.vertices() + np.float32(0.5)) / scale
         return Detection(
             polygons=polygons,
             probability=found.prob,

@@ -97,7 +97,7 @@ class StarDistConfig:
             reach += sum(s * (1 + 2 + 4 * (self.n_blocks - 1)) + 2 * s for s in levels) + self.grid
             reach += 4 * self.grid * bool(self.n_markers)
             reach += 24 * self.grid * bool(self.n_marker_context)
-        return -(-reach // self.stride) * self.stride
+        return int(-(-reach // self.stride) * self.stride)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for a bundle's TOML."""
