@@ -22,7 +22,7 @@ from lymphinfer.bundles.loading import load_bundle
 from lymphinfer.markers.calibration import Calibration
 from lymphinfer.nuclei.datasets import read_folder
 from lymphinfer.nuclei.metrics import pair_centroids
-from lymphinfer.nuclei.stardist.train import resample
+from lymphinfer.training.detectors.stardist import resample
 
 ENGINES = {
     "torch, float32": ("torch", None),

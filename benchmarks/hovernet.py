@@ -36,8 +36,8 @@ from lymphinfer.nuclei.hovernet.decode import instance_map
 from lymphinfer.nuclei.hovernet.detector import HoVerNetDetector
 from lymphinfer.nuclei.hovernet.infer import predict_maps
 from lymphinfer.nuclei.hovernet.network import STRIDE_PX, HoVerNetConfig, build_network
-from lymphinfer.nuclei.hovernet.train import TYPES, HoVerNetTrainer, HoVerNetTraining, segment
-from lymphinfer.nuclei.stardist.train import resample
+from lymphinfer.training.detectors.hovernet import TYPES, HoVerNetTrainer, HoVerNetTraining, segment
+from lymphinfer.training.detectors.stardist import resample
 
 PATCH_PX = 112
 CANVAS_PX = 128
@@ -46,7 +46,7 @@ CPU = torch.device("cpu")
 
 def config_of(run: Path) -> HoVerNetTraining:
     values = json.loads((run / "config.json").read_text())
-    network = HoVerNetConfig.from_dict(values["network"])
+    network = HoVerNetConfig(**{**values["network"], "types": tuple(values["network"]["types"])})
     keep = ("mpp", "crop_px", "batch_size", "steps")
     return HoVerNetTraining(network=network, **{k: values[k] for k in keep})
 

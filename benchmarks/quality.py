@@ -52,9 +52,9 @@ from lymphinfer.nuclei.metrics import (
     score_segmentation,
 )
 from lymphinfer.nuclei.stardist.detector import StarDistDetector, TilePrediction
-from lymphinfer.nuclei.stardist.train import pool_over_instances, resample
 from lymphinfer.orion.manifest import slide_means
 from lymphinfer.runtime import choose_runtime
+from lymphinfer.training.detectors.stardist import pool_over_instances, resample
 from recipes.he.brca_m2c import LYMPHOCYTE, read_all
 from recipes.he.open_sets import NUINSSEG_HELD_OUT, NUINSSEG_MPP
 
@@ -108,7 +108,8 @@ def look(bundle: Bundle, pixels: Pixels) -> Look:
     detector = stardist_of(bundle)
     prediction = seen.dense.dense if is_two_scale(bundle) else seen.dense
     found = detector.polygons(prediction.dense)
-    shape = round(pixels.shape[0] * prediction.scale), round(pixels.shape[1] * prediction.scale)
+    across, down = prediction.scale
+    shape = round(pixels.shape[0] * down), round(pixels.shape[1] * across)
     labels = found.label_image(shape)
     if shape != pixels.shape[:2]:
         size = pixels.shape[1::-1]

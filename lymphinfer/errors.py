@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 
 class LymphinferError(Exception):
     """Base of every error that LymphInfer raises on purpose.
@@ -43,3 +45,34 @@ class DataError(LymphinferError):
 
 class AnnotationError(LymphinferError):
     """A file of annotations cannot be read, or limits a slide to nothing."""
+
+
+NO_MEMORY = (
+    "not enough memory: a smaller --tile, fewer --workers, more memory for the job, or a limit of "
+    "the shell that is higher (ulimit -v)"
+)
+
+# What engines, loader and C++ say; they have no class in common.
+_MEMORY_WORDS = (
+    "failed to allocate",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "can't start new thread",
+    "failed to map segment",
+    "out of memory",
+    "bad_alloc",
+    "bad allocation",
+    "resource temporarily unavailable",
+)
+
+
+def is_memory_short(error: BaseException) -> bool:
+    """Whether an error says that the process gets no more memory, whoever raised it."""
+    if isinstance(error, MemoryError):
+        return True
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError | OSError | ImportError) and any(
+        words in text for words in _MEMORY_WORDS
+    )

@@ -15,18 +15,16 @@ IMPORTED = {
     "remote": ("fsspec", "aiohttp", "s3fs"),
     "report": ("jinja2", "matplotlib"),
     "spatialdata": ("spatialdata", "anndata"),
-    "train": ("accelerate", "matplotlib", "sklearn", "threadpoolctl", "zarr"),
+    "train": ("accelerate", "matplotlib", "threadpoolctl", "zarr"),
     "web": ("starlette", "uvicorn"),
     "zarr": ("zarr",),
 }
 """Modules that the package imports of each extra, by the extra's name."""
 
-_DISTRIBUTIONS = {"sklearn": "scikit-learn"}
-
 
 def missing_packages(extra: str) -> list[str]:
     """Packages of an extra that are not installed, by the names that pip knows."""
-    return [_DISTRIBUTIONS.get(name, name) for name in IMPORTED[extra] if find_spec(name) is None]
+    return [name for name in IMPORTED[extra] if find_spec(name) is None]
 
 
 def require_extra(extra: str, purpose: str, error: type[LymphinferError] = LymphinferError) -> None:

@@ -24,9 +24,9 @@ def test_every_extra_is_known_with_what_it_brings():
 
 
 def test_train_detector_asks_for_its_extra_before_it_reads_anything(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "sklearn", None)
+    monkeypatch.setitem(sys.modules, "threadpoolctl", None)
     run = DetectorRun("stardist", tmp_path / "absent")
-    with pytest.raises(DataError, match=r"scikit-learn.*pip install 'lymphinfer\[train\]'"):
+    with pytest.raises(DataError, match=r"threadpoolctl.*pip install 'lymphinfer\[train\]'"):
         train_detector(run, tmp_path / "out", tmp_path / "work", command="")
     assert not list(tmp_path.iterdir())
 

@@ -161,63 +161,15 @@ def _patients(number: int | None) -> str:
     return "one patient" if number == 1 else f"{number} patients"
 
 
-def read_marker(values: Mapping[str, Any]) -> MarkerSpec:
-    """Read a marker's table of ``bundle.toml``.
-
-    Raises
-    ------
-    KeyError, TypeError, ValueError
-        A key is missing or not known, or a value is out of its range.
-    """
-    points = {
-        name: OperatingPoint(**{k: float(v) for k, v in table.items()})
-        for name, table in values.get("points", {}).items()
-    }
-    spec = MarkerSpec(
-        **{
-            **values,
-            "evidence": _evidence(values["evidence"]),
-            "points": {name: points[name] for name in sorted(points, key=_rank)},
-            "rate_range": tuple(values["rate_range"]) if "rate_range" in values else None,
-            "auroc_interval": (
-                tuple(values["auroc_interval"]) if "auroc_interval" in values else None
-            ),
-        }
-    )
-    if spec.evidence is Evidence.BASE_RATE and not (spec.rate is not None and 0 <= spec.rate <= 1):
-        raise ValueError("a base-rate marker needs a rate within [0, 1]")
-    if spec.patients is not None and spec.patients < 1:
-        raise ValueError(f"patients = {spec.patients}: a number from 1 on")
-    _check_points(spec)
-    return spec
-
-
-def _evidence(word: str) -> Evidence:
-    if word in set(Evidence):
+def evidence_of(word: object) -> Evidence:
+    """Evidence of its word; ValueError for another one, with what to write."""
+    if isinstance(word, str) and word in set(Evidence):
         return Evidence(word)
     known = ", ".join(Evidence)
     if word == "measured":
         raise ValueError(
-            'evidence "measured" does not say on what: write "stain" and patients = N where the '
+            'does not say on what: write "stain" and patients = N where the '
             "labels come from the marker's own stain, as `lymphinfer retrain` takes them from "
             'immunofluorescence, or "morphology" where an annotation on H&E stands in for it'
         )
-    raise ValueError(f"evidence {word!r} is none of {known}")
-
-
-def _rank(point: str) -> int:
-    if point not in OPERATING_POINTS:
-        raise ValueError(f"operating point {point!r} is none of {', '.join(OPERATING_POINTS)}")
-    return OPERATING_POINTS.index(point)
-
-
-def _check_points(spec: MarkerSpec) -> None:
-    alone = {} if spec.threshold is None else {"": OperatingPoint(spec.threshold)}
-    for name, point in {**alone, **spec.points}.items():
-        for key, value in point.to_dict().items():
-            if not 0 <= value <= 1:
-                where = f"points.{name}." if name else ""
-                raise ValueError(f"{where}{key} = {value}: within [0, 1]")
-    thresholds = [point.threshold for point in spec.points.values()]
-    if thresholds != sorted(thresholds, reverse=True):
-        raise ValueError(f"the thresholds of {' >= '.join(spec.points)} must not rise")
+    raise ValueError(f"expected one of {known}")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from lymphinfer.bundles.borrowing import write_with_markers_of
 from lymphinfer.bundles.composing import used_manifest
-from lymphinfer.bundles.loading import sha256_of
 from lymphinfer.bundles.schema import BundleManifest
+from lymphinfer.downloading import sha256_of
 from lymphinfer.errors import BundleError
 from lymphinfer.nuclei.stardist.keras import convert_keras, weight_file
 

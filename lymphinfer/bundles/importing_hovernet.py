@@ -23,9 +23,9 @@ from torch import Tensor
 
 from lymphinfer.bundles.borrowing import write_with_markers_of
 from lymphinfer.bundles.composing import used_manifest
-from lymphinfer.bundles.download import OnBytes, fetch, silent
-from lymphinfer.bundles.loading import sha256_of
+from lymphinfer.bundles.download import fetch
 from lymphinfer.bundles.schema import BundleManifest
+from lymphinfer.downloading import OnBytes, sha256_of, silent
 from lymphinfer.errors import BundleError
 from lymphinfer.nuclei.hovernet.network import HoVerNetConfig, build_network, config_of
 from lymphinfer.nuclei.hovernet.tiatoolbox import Published, published_models

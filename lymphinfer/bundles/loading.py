@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,9 +14,11 @@ from safetensors.torch import load, load_file
 from torch import Tensor, nn
 
 from lymphinfer.bundles.composing import compose
+from lymphinfer.bundles.manifest_file import network_config
 from lymphinfer.bundles.registry import find_bundle
 from lymphinfer.bundles.schema import BundleManifest, Evidence, read_manifest
 from lymphinfer.compute import channels_last
+from lymphinfer.downloading import sha256_of
 from lymphinfer.errors import BundleError
 from lymphinfer.markers.calibration import Calibration
 from lymphinfer.markers.classifier import (
@@ -37,13 +38,6 @@ from lymphinfer.nuclei.hovernet.network import HoVerNetConfig
 from lymphinfer.nuclei.stardist.detector import StarDistDetector
 from lymphinfer.nuclei.stardist.network import StarDistConfig, build_network
 from lymphinfer.textfiles import is_utf8
-
-
-def sha256_of(path: Path) -> str:
-    """Hex sha256 of a file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
 
 # What may hold a pickle: code that runs when it is read.
 PICKLES = frozenset(
@@ -263,12 +257,10 @@ def _build_detector(
     runtime: str,
 ) -> Detector:
     builders = {"stardist": _build_stardist, "hovernet": _build_hovernet}
-    kind = manifest.detector.get("kind")
-    if kind not in builders:
-        raise BundleError(f"bundle {manifest.name}: unknown detector kind {kind!r}")
+    build = builders[manifest.detector["kind"]]
     try:
-        return builders[kind](manifest, working_mpp, device, autocast, runtime)
-    except (KeyError, TypeError, ValueError) as error:
+        return build(manifest, working_mpp, device, autocast, runtime)
+    except ValueError as error:
         raise BundleError(f"bundle {manifest.name}: [detector] {error}") from error
 
 
@@ -280,7 +272,7 @@ def _build_stardist(
     runtime: str,
 ) -> Detector:
     table = manifest.detector
-    net = build_network(StarDistConfig(**table["network"]))
+    net = build_network(network_config(StarDistConfig, manifest, "detector", "network"))
     _load_into(net, manifest, table["file"])
     return StarDistDetector(
         net,
@@ -303,7 +295,7 @@ def _build_hovernet(
     runtime: str,
 ) -> Detector:
     table = manifest.detector
-    config = HoVerNetConfig.from_dict(table["network"])
+    config = network_config(HoVerNetConfig, manifest, "detector", "network")
     net = hovernet.build_network(config)
     _load_into(net, manifest, table["file"])
     return HoVerNetDetector(
@@ -324,7 +316,7 @@ def _build_markers(
     try:
         kind = table["kind"]
         if kind in ("patch", "dense"):
-            config = ClassifierConfig.from_dict(table["network"])
+            config = network_config(ClassifierConfig, manifest, "classifier", "network")
             learned = config.markers
             classifier = MarkerClassifier(config)
             _load_into(classifier, manifest, table["file"])
@@ -336,16 +328,14 @@ def _build_markers(
             channels_last(classifier.eval(), device)
         elif kind == "feature":
             learned = tuple(table["markers"])
-        elif kind == "two-scale":
-            head = TwoScaleHead(TwoScaleConfig.from_dict(table["head"]))
+        else:
+            head = TwoScaleHead(network_config(TwoScaleConfig, manifest, "classifier", "head"))
             _load_into(head.eval(), manifest, table["file"])
             learned = head.config.markers
-            net = FarNet(FarConfig.from_dict(table["far"]["network"]))
+            net = FarNet(network_config(FarConfig, manifest, "classifier", "far", "network"))
             _load_into(net, manifest, table["far"]["file"])
             far = FarScale(net, device=device, autocast=autocast, runtime=runtime)
-        else:
-            raise BundleError(f"bundle {manifest.name}: classifier kind {kind!r} is unknown")
-    except (KeyError, TypeError) as error:
+    except ValueError as error:
         raise BundleError(f"bundle {manifest.name}: [classifier] {error}") from error
     missing = [
         m.name
@@ -374,19 +364,23 @@ def _with_near(
     if own and isinstance(finder, StarDistDetector):
         net = finder.net
     else:
-        net = build_network(StarDistConfig(**table["network"]))
+        config = network_config(StarDistConfig, manifest, "classifier", "near", "network")
+        net = build_network(config)
         _load_into(net, manifest, table["file"])
     if not net.config.marker_features:
         raise BundleError(
             f"bundle {manifest.name}: [classifier.near] marker_features is off, so that its head "
             "has nothing to read near"
         )
-    return NearMarkers(
-        finder,
-        net,
-        mpp=float(table["mpp"]),
-        working_mpp=manifest.mpp,
-        device=device,
-        autocast=autocast,
-        runtime=runtime,
-    )
+    try:
+        return NearMarkers(
+            finder,
+            net,
+            mpp=float(table["mpp"]),
+            working_mpp=manifest.mpp,
+            device=device,
+            autocast=autocast,
+            runtime=runtime,
+        )
+    except ValueError as error:
+        raise BundleError(f"bundle {manifest.name}: [classifier.near] {error}") from error

@@ -14,7 +14,6 @@ from lymphinfer.bundles.evidence import (
     Evidence,
     MarkerSpec,
     OperatingPoint,
-    read_marker,
 )
 from lymphinfer.errors import BundleError
 from lymphinfer.panel import PANELS, Panel
@@ -185,59 +184,25 @@ def read_manifest(folder: Path) -> BundleManifest:
             f"{path}: schema {values.get('schema')!r}, this version reads {SCHEMA_VERSION}; "
             "update LymphInfer or fetch a bundle made for it"
         )
-    problems = [
-        f"{key} is missing"
-        for key in ("name", "version", "panel", "mpp", "files", "detector", "classifier", "marker")
-        if key not in values
-    ]
-    panel = PANELS.get(values.get("panel", ""))
-    if panel is None and "panel" in values:
-        problems.append(f"panel {values['panel']!r} is unknown; known: {', '.join(PANELS)}")
-    for name in values.get("files", {}):
-        if Path(name).name != name or Path(name).suffix != ".safetensors":
-            problems.append(f"file {name!r}: weights are safetensors in the bundle's own folder")
-    by_name = {m.get("name"): m for m in values.get("marker", [])}
-    specs: list[MarkerSpec] = []
-    for marker in panel.names if panel else ():
-        if marker not in by_name:
-            problems.append(f"no [[marker]] named {marker}")
-            continue
-        try:
-            specs.append(read_marker(by_name[marker]))
-        except (KeyError, TypeError, ValueError) as error:
-            problems.append(f"[[marker]] {marker}: {error}")
-    problems += _never_reached(specs, panel) if panel else []
-    if problems or panel is None:
+    # Not at the top: `lymphinfer --help` needs no pydantic.
+    from lymphinfer.bundles.manifest_file import read_file
+
+    problems: list[str] = []
+    found, markers = read_file(values, problems)
+    if problems or found is None:
         raise BundleError(f"{path}: " + "; ".join(problems))
     return BundleManifest(
-        name=values["name"],
-        version=values["version"],
-        summary=values.get("summary", ""),
-        licence=values.get("licence", ""),
-        panel=panel,
-        mpp=float(values["mpp"]),
-        files=dict(values["files"]),
+        name=found.name,
+        version=found.version,
+        summary=found.summary,
+        licence=found.licence,
+        panel=PANELS[found.panel],
+        mpp=float(found.mpp),
+        files=found.files,
         detector=values["detector"],
         classifier=values["classifier"],
-        markers=tuple(specs),
-        hierarchy=values.get("hierarchy", "conditional"),
+        markers=markers,
+        hierarchy=found.hierarchy,
         folder=folder,
         sha256=hashlib.sha256(content).hexdigest(),
     )
-
-
-def _never_reached(specs: list[MarkerSpec], panel: Panel) -> list[str]:
-    """Calls that cannot be, since a nucleus is called down its whole lineage."""
-    by_name = {spec.name: spec for spec in specs}
-    problems = []
-    for marker in panel.markers:
-        child, parent = by_name.get(marker.name), by_name.get(marker.parent or "")
-        if child is None or parent is None:
-            continue
-        lost = [n for n in OPERATING_POINTS if child.at(n) is not None and parent.at(n) is None]
-        if lost:
-            problems.append(
-                f"[[marker]] {child.name}: called at {', '.join(lost)}, but its parent "
-                f"{parent.name} is not, so that no nucleus could be"
-            )
-    return problems

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from lymphinfer.bundles.loading import sha256_of
 from lymphinfer.bundles.schema import MANIFEST, SCHEMA_VERSION, BundleManifest, MarkerSpec
 from lymphinfer.bundles.schema import read_manifest as _read_manifest
+from lymphinfer.downloading import sha256_of
 
 
 def write_bundle(

@@ -65,9 +65,14 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
                 temporary.unlink()
             raise
     except OSError as error:
-        reason = error.strerror or str(error)
-        fix = _FIXES.get(error.errno or 0, "check the folder, or choose another with --out")
-        raise ResultError(f"cannot write {path} ({reason}): {fix}") from error
+        raise cannot_write(path, error) from error
+
+
+def cannot_write(path: Path, error: OSError) -> ResultError:
+    """What a failed write means to a user, and what to do."""
+    reason = error.strerror or str(error)
+    fix = _FIXES.get(error.errno or 0, "check the folder, or choose another with --out")
+    return ResultError(f"cannot write {path} ({reason}): {fix}")
 
 
 def temporary_beside(path: Path) -> Path:

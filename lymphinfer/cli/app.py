@@ -22,13 +22,16 @@ from lymphinfer.cli.report import report
 from lymphinfer.cli.retrain import retrain
 from lymphinfer.cli.simulate import simulate
 from lymphinfer.cli.status import status
+from lymphinfer.cli.streams import guard_streams
 from lymphinfer.cli.table1 import table1
 from lymphinfer.cli.train_detector import train_detector
-from lymphinfer.errors import LymphinferError
+from lymphinfer.cli.typed import RememberingGroup
+from lymphinfer.errors import NO_MEMORY, LymphinferError, is_memory_short
 from lymphinfer.textfiles import shown
 
 app = typer.Typer(
     name="lymphinfer",
+    cls=RememberingGroup,
     help="Lymphocyte markers from plain H&E slides. Research use only, not for diagnosis.",
     no_args_is_help=True,
     rich_markup_mode="rich",
@@ -71,10 +74,18 @@ def root(
 
 def main() -> None:
     """Entry point. Exit codes: 0 all done, 1 some slides failed, 2 nothing could be done."""
+    guard_streams()
     try:
         app()
     except LymphinferError as error:
         Console(stderr=True).print(f"[bold red]Error:[/] {_escaped(str(error))}", soft_wrap=True)
+        sys.exit(2)
+    except (MemoryError, RuntimeError, OSError, ImportError) as error:
+        if not is_memory_short(error):
+            raise
+        text = f"{NO_MEMORY}. -v shows where it ended"
+        logging.getLogger(__name__).info("not enough memory", exc_info=error)
+        Console(stderr=True).print(f"[bold red]Error:[/] {text}", soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:
         Console(stderr=True).print(

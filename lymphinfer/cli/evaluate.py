@@ -32,7 +32,7 @@ def evaluate(
     """Measure a bundle on a split: metrics with intervals, curves, calibration, predictions."""
     from rich.console import Console
 
-    from lymphinfer.cli.training_words import command_line
+    from lymphinfer.cli.typed import typed_command
     from lymphinfer.training.evaluate import evaluate as run
     from lymphinfer.training.results import metrics_table
 
@@ -49,9 +49,7 @@ def evaluate(
             seed=seed,
             cohort=cohort,
             figure=figure,
-            command=command_line(
-                f"evaluate {source}", work=work, split=split, out=out, figure=figure
-            ),
+            command=typed_command(),
         )
     console.print(metrics_table(result), soft_wrap=True)
     console.print(f"Results in {out}.")

@@ -29,7 +29,8 @@ def patch_size_study(
     from rich.console import Console
 
     from lymphinfer.cli.orion import progress_bar
-    from lymphinfer.cli.training_words import command_line, patch_columns
+    from lymphinfer.cli.training_words import patch_columns
+    from lymphinfer.cli.typed import typed_command
     from lymphinfer.training.config_file import load_config
     from lymphinfer.training.patch_sizes import SIZES, run_patch_size_study
 
@@ -44,8 +45,6 @@ def patch_size_study(
             device=device,
             say=partial(console.print, soft_wrap=True, highlight=False),
             slide_progress=report,
-            command=command_line(
-                "patch-size-study", cohort=cohort, gates=gates, config=config, out=out
-            ),
+            command=typed_command(),
         )
     console.print(text, soft_wrap=True, highlight=False)

@@ -35,7 +35,8 @@ def retrain(
     from rich.console import Console
 
     from lymphinfer.cli.orion import plain_table, progress_bar
-    from lymphinfer.cli.training_words import command_line, patch_columns
+    from lymphinfer.cli.training_words import patch_columns
+    from lymphinfer.cli.typed import typed_command
     from lymphinfer.training.config_file import load_config
 
     console = Console()
@@ -64,7 +65,7 @@ def retrain(
             device=device,
             say=partial(console.print, soft_wrap=True, highlight=False),
             slide_progress=report,
-            command=command_line("retrain", cohort=cohort, gates=gates, config=config, out=out),
+            command=typed_command(),
         )
     if result is not None and result.evaluation is not None:
         console.print(metrics_table(result.evaluation), soft_wrap=True)

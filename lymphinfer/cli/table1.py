@@ -33,7 +33,8 @@ def table1(
     from rich.console import Console
 
     from lymphinfer.cli.orion import progress_bar
-    from lymphinfer.cli.training_words import command_line, patch_columns
+    from lymphinfer.cli.training_words import patch_columns
+    from lymphinfer.cli.typed import typed_command
     from lymphinfer.training.config_file import load_config
     from lymphinfer.training.table1 import run_table1
 
@@ -49,6 +50,6 @@ def table1(
             device=device,
             say=partial(console.print, soft_wrap=True, highlight=False),
             slide_progress=report,
-            command=command_line("table1", cohort=cohort, gates=gates, config=config, out=out),
+            command=typed_command(),
         )
     console.print(text, soft_wrap=True, highlight=False)

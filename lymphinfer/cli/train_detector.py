@@ -79,7 +79,7 @@ def train_detector(
     from rich.console import Console
     from rich.markup import escape
 
-    from lymphinfer.cli.training_words import command_line
+    from lymphinfer.cli.typed import typed_command
     from lymphinfer.training.detector import DetectorRun
     from lymphinfer.training.detector import train_detector as train
 
@@ -98,11 +98,7 @@ def train_detector(
         validate_every=validate_every,
         workers=workers,
     )
-    command = command_line(
-        f"train-detector {data}", arch=arch.value, out=out, steps=steps, batch=batch,
-        width=width.value, initial=initial or None, mpp=mpp,
-    )  # fmt: skip
-    made = train(run, out, work or out.with_name(f"{out.name}.work"), command=command)
+    made = train(run, out, work or out.with_name(f"{out.name}.work"), command=typed_command())
     score = made.score
     console = Console()
     console.print(

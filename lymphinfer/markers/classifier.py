@@ -14,8 +14,10 @@ from torch.nn import functional as F
 
 from lymphinfer.markers.backbones import Normalise, build_backbone
 from lymphinfer.runtime import OpenVinoNet
+from lymphinfer.validation import Count, table
 
 
+@table
 @dataclass(frozen=True)
 class ClassifierConfig:
     """Shape of a patch classifier.
@@ -37,17 +39,12 @@ class ClassifierConfig:
     markers: tuple[str, ...]
     backbone: str = "convnext_base"
     independent: bool = False
-    hidden: int = 512
-    patch_px: int = 112
+    hidden: Count = 512
+    patch_px: Count = 112
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for a bundle's TOML."""
         return {**asdict(self), "markers": list(self.markers)}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> ClassifierConfig:
-        """Inverse of `to_dict`."""
-        return cls(**{**values, "markers": tuple(values["markers"])})
 
 
 class MarkerHead(nn.Sequential):

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from lymphinfer.nuclei.stardist.batch_norm import adopt_folded, folded_state
 from lymphinfer.nuclei.stardist.network import ConvBlock
+from lymphinfer.validation import Count, table
 
 FAR_MPP = 1.3
 HALO_PX = 128
@@ -23,6 +24,7 @@ HALO_PX = 128
 few px, but what lies beyond moves no probability by 1e-3 (`tests/markers/test_far_scale.py`)."""
 
 
+@table
 @dataclass(frozen=True)
 class FarConfig:
     """Shape of a `FarNet`.
@@ -46,11 +48,11 @@ class FarConfig:
         Batch normalisation behind each convolution. Folded away for inference.
     """
 
-    widths: tuple[int, ...] = (48, 80, 128, 192)
-    blocks: tuple[int, ...] = (1, 2, 2, 2)
-    features: int = 64
+    widths: tuple[Count, ...] = (48, 80, 128, 192)
+    blocks: tuple[Count, ...] = (1, 2, 2, 2)
+    features: Count = 64
     outputs: tuple[str, ...] = ()
-    hidden: int = 128
+    hidden: Count = 128
     mpp: float = FAR_MPP
     batch_norm: bool = False
 
@@ -76,14 +78,6 @@ class FarConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for a bundle's TOML."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> FarConfig:
-        """Inverse of `to_dict`; `TypeError` for unknown names."""
-        known: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
-        }
-        return cls(**known)
 
 
 def _conv(c_in: int, c_out: int, *, batch_norm: bool, **shape: Any) -> ConvBlock:

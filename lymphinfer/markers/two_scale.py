@@ -21,12 +21,14 @@ from lymphinfer.nuclei.detector import Detection, Detector, polygon_centroids
 from lymphinfer.nuclei.stardist.detector import StarDistDetector, TilePrediction
 from lymphinfer.nuclei.stardist.network import StarDistNet
 from lymphinfer.runtime import OpenVinoNet
+from lymphinfer.validation import Count, table
 
 RINGS = ((0.35, 1.0), (0.75, 2.0))
 """Shares of the way from a nucleus' centroid to its outline where it is read, and their weights."""
 SPOKES = 8
 
 
+@table
 @dataclass(frozen=True)
 class TwoScaleConfig:
     """Shape of a `TwoScaleHead`.
@@ -43,18 +45,13 @@ class TwoScaleConfig:
     """
 
     markers: tuple[str, ...]
-    near: int = 128
-    far: int = 19
-    hidden: int = 64
+    near: Count = 128
+    far: Count = 19
+    hidden: Count = 64
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for a bundle's TOML."""
         return asdict(self) | {"markers": list(self.markers)}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> TwoScaleConfig:
-        """Inverse of `to_dict`; `TypeError` for unknown or missing names."""
-        return cls(**{**values, "markers": tuple(values["markers"])})
 
 
 class TwoScaleHead(nn.Module):
@@ -138,7 +135,7 @@ def near_features(
     maps: NDArray[np.float32],
     points: NDArray[np.floating],
     weights: NDArray[np.floating],
-    step_px: float,
+    step_px: float | NDArray[np.float32],
 ) -> NDArray[np.float32]:
     """Weighted mean of a marker head's maps over points of each nucleus.
 
@@ -149,8 +146,8 @@ def near_features(
     points : ndarray of float, (N, K, 2)
         Tile px, the first pixel's outer corner at (0, 0).
     weights : ndarray of float, (K,)
-    step_px : float
-        Tile px per px of the maps.
+    step_px : float or ndarray of float32, (2,)
+        Tile px per px of the maps, along x and y.
 
     Returns
     -------
@@ -175,7 +172,7 @@ def near_features(
 class NearDense:
     """A detector's dense prediction beside the near maps of the same tile."""
 
-    def __init__(self, dense: Any, maps: NDArray[np.float32], step_px: float):
+    def __init__(self, dense: Any, maps: NDArray[np.float32], step_px: NDArray[np.float32]):
         self.dense, self.maps, self.step_px = dense, maps, step_px
 
 
@@ -254,7 +251,8 @@ def near_dense(dense: Any, read: TilePrediction, reader: StarDistDetector) -> Ne
     """What `NearMarkers.decode` wants of a tile's predictions."""
     maps = read.dense.marker_features
     assert maps is not None
-    return NearDense(dense, maps, 2 * reader.net.config.grid / read.scale)
+    step_px = (2 * reader.net.config.grid / np.array(read.scale)).astype(np.float32)
+    return NearDense(dense, maps, step_px)
 
 
 class FarMap:

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from lymphinfer.cells.files import cannot_write
+from lymphinfer.downloading import RangeSource, silent
+from lymphinfer.downloading import download as fetch
 from lymphinfer.errors import DataError, ResultError
 from lymphinfer.orion.manifest import PATTERNS, ManifestRow
 
 BUCKET = "lin-2023-orion-crc/data"
 REGION = "us-east-1"
 BLOCK_BYTES = 16 << 20
-_TRIES = 5
 
 Progress = Callable[[str, int, int], None]
 
@@ -160,65 +160,20 @@ def download(
     ]
     try:
         out.mkdir(parents=True, exist_ok=True)
-        _check_room(out, sum(f.size - _present(f, t) for f, t in todo))
-        for file, target in todo:
-            _fetch(fs, file, target, progress)
     except OSError as error:
-        raise ResultError(
-            f"{error.filename or out}: cannot be written ({error.strerror or error}). Free some "
-            "space, or choose another folder; the next run goes on where this one stopped."
-        ) from error
+        raise cannot_write(out, error) from error
+    _check_room(out, sum(f.size - _present(f, t) for f, t in todo))
+    for file, target in todo:
+        source = RangeSource(fs, file.path, file.size, block_bytes=BLOCK_BYTES)
+        fetch(source, target, error=DataError, on_bytes=progress or silent)
     return targets
-
-
-def _part(target: Path) -> Path:
-    return target.with_name(f"{target.name}.part")
 
 
 def _present(file: RemoteFile, target: Path) -> int:
     """Bytes of a file that an earlier run left; a part of another file's size counts for none."""
-    part = _part(target)
+    part = target.with_name(f"{target.name}.part")
     size = part.stat().st_size if part.is_file() else 0
     return size if size <= file.size else 0
-
-
-def _fetch(fs: Any, file: RemoteFile, target: Path, progress: Progress | None) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    done = _present(file, target)
-    with _part(target).open("ab") as part:
-        part.truncate(done)
-        while done < file.size:
-            if progress is not None:
-                progress(file.name, done, file.size)
-            data = _read(fs, file, done, min(done + BLOCK_BYTES, file.size))
-            part.write(data)
-            done += len(data)
-        part.flush()
-        os.fsync(part.fileno())
-    _part(target).replace(target)
-    if progress is not None:
-        progress(file.name, done, file.size)
-
-
-def _read(fs: Any, file: RemoteFile, start: int, end: int) -> bytes:
-    """Bytes of a range; a short or failed answer is asked for again, ever later."""
-    for attempt in range(_TRIES):
-        try:
-            with _network(file.path):
-                data = bytes(fs.cat_file(file.path, start=start, end=end))
-            if len(data) == end - start:
-                return data
-            failure = f"{len(data):,} of {end - start:,} bytes came"
-        except FileNotFoundError as error:
-            raise DataError(f"{file.path}: not in the bucket any more. List it again.") from error
-        except DataError as error:
-            failure = str(error)
-        if attempt < _TRIES - 1:
-            time.sleep(2**attempt / 4)
-    raise DataError(
-        f"{file.path}: the download stopped at byte {start:,} of {file.size:,}: {failure} "
-        "Run the same command again: it goes on there."
-    )
 
 
 @contextlib.contextmanager

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from lymphinfer.cells.files import atomic_write
 from lymphinfer.errors import DataError
 from lymphinfer.orion.gates import THRESHOLDS, AfCorrection, Gate, Gates, SlideGates
 from lymphinfer.textfiles import read_toml
+from lymphinfer.validation import place, table, validated
 
 FORMAT, VERSION = "lymphinfer-gates", 1
 _HEADER = """\
@@ -24,6 +28,36 @@ _HEADER = """\
 # Edit freely; set_by says who or what set a gate. `lymphinfer gate show` draws it.
 
 """
+
+
+_Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+_NOBODY_KNOWS_WHEN = datetime.fromtimestamp(0, UTC)
+
+
+@table
+@dataclass(frozen=True)
+class _AfTable:
+    """``[slides.SLIDE.MARKER.af]``."""
+
+    lambda_: Annotated[float, Field(alias="lambda")]
+    beta: float
+
+
+@table
+@dataclass(frozen=True)
+class _GateTable:
+    """``[slides.SLIDE.MARKER]``."""
+
+    negative_max: float
+    positive_min: float
+    overexposure_min: float
+    set_by: str = ""
+    set_at: datetime = _NOBODY_KNOWS_WHEN
+    af: _AfTable | None = None
+
+    def gate(self) -> Gate:
+        af = None if self.af is None else AfCorrection(**vars(self.af))
+        return Gate(**{**vars(self), "af": af})
 
 
 def read_gates(
@@ -107,55 +141,18 @@ def gates_bytes(gates: Gates) -> bytes:
 
 
 def _slide(slide: str, table: Any, problems: list[str]) -> SlideGates:
+    """Gates of a slide: those that could be read."""
+    at = ("slides", slide)
     if not isinstance(table, dict):
-        problems.append(f"slide {slide}: must be a table of markers")
+        problems.append(f"{place(at)} = {table!r}: expected a table of markers")
         return SlideGates({})
-    blank_max = table.get("blank_max")
-    if blank_max is not None and not _is_number(blank_max):
-        problems.append(f"slide {slide}: blank_max {blank_max!r} is no number")
-        blank_max = None
-    markers = {}
-    for name, entry in table.items():
-        if name != "blank_max":
-            gate = _gate(f"slide {slide}, {name}", entry, problems)
-            if gate is not None:
-                markers[name] = gate
-    return SlideGates(markers, None if blank_max is None else float(blank_max))
-
-
-def _gate(where: str, entry: Any, problems: list[str]) -> Gate | None:
-    if not isinstance(entry, dict):
-        problems.append(f"{where}: must be a table with {', '.join(THRESHOLDS)}")
-        return None
-    wrong = []
-    known = {*THRESHOLDS, "set_by", "set_at", "af"}
-    wrong += [f"{where}: unknown entry {key!r}" for key in entry if key not in known]
-    wrong += [f"{where}: no {key}" for key in THRESHOLDS if key not in entry]
-    wrong += [
-        f"{where}: {key} {entry[key]!r} is no number"
-        for key in THRESHOLDS
-        if key in entry and not _is_number(entry[key])
-    ]
-    af = entry.get("af")
-    if af is not None and not (
-        isinstance(af, dict) and all(_is_number(af.get(key)) for key in ("lambda", "beta"))
-    ):
-        wrong.append(f"{where}: af must hold the numbers lambda and beta")
-    set_at = entry.get("set_at", datetime.fromtimestamp(0, UTC))
-    if not isinstance(set_at, datetime):
-        wrong.append(f"{where}: set_at {set_at!r} is no date with time")
-    problems += wrong
-    if wrong:
-        return None
-    return Gate(
-        negative_max=float(entry["negative_max"]),
-        positive_min=float(entry["positive_min"]),
-        overexposure_min=float(entry["overexposure_min"]),
-        set_by=str(entry.get("set_by", "")),
-        set_at=set_at,
-        af=None if af is None else AfCorrection(float(af["lambda"]), float(af["beta"])),
-    )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    found = {
+        name: validated(_GateTable, entry, problems, (*at, name))
+        for name, entry in table.items()
+        if name != "blank_max"
+    }
+    gates = {name: gate.gate() for name, gate in found.items() if gate is not None}
+    blank_max = None
+    if "blank_max" in table:
+        blank_max = validated(_Number, table["blank_max"], problems, (*at, "blank_max"))
+    return SlideGates(gates, blank_max)

@@ -213,6 +213,24 @@ class PatchStore:
         self._reset()
 
 
+def store_info(path: Path) -> tuple[StoreInfo, bool]:
+    """What a store is of, and whether it is finished.
+
+    Raises
+    ------
+    DataError
+        No patch store of this version.
+    """
+    group = store_group(path)
+    if group is None:
+        raise DataError(
+            f"{path}: no patch store of this version of LymphInfer. Make it with `lymphinfer "
+            "retrain`."
+        )
+    attrs = dict(group.attrs)
+    return _info(attrs), bool(attrs["complete"])
+
+
 def store_group(path: Path, *, writable: bool = False) -> Any:
     """Open a store's Zarr group; None where there is no store of this version."""
     import zarr

@@ -6,14 +6,16 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
 from lymphinfer.cells.files import atomic_write
 from lymphinfer.errors import DataError
 from lymphinfer.orion.cohort import Cohort
 from lymphinfer.textfiles import read_toml
+from lymphinfer.validation import table, validated
 
 FORMAT, VERSION = "lymphinfer-splits", 1
 NAMES = ("train", "val", "test")
@@ -43,6 +45,21 @@ class Splits:
     def patients(self) -> tuple[str, ...]:
         """Patients of all splits."""
         return (*self.train, *self.val, *self.test)
+
+
+_Patients = tuple[Annotated[str, Field(strict=True, min_length=1)], ...]
+
+
+@table
+@dataclass(frozen=True)
+class _SplitsFile:
+    """The file's entries."""
+
+    train: _Patients = ()
+    val: _Patients = ()
+    test: _Patients = ()
+    format: str = FORMAT
+    version: int = VERSION
 
 
 def make_splits(cohort: Cohort, seed: int = 0) -> Splits:
@@ -190,18 +207,12 @@ def _sorted(train: Sequence[str], val: Sequence[str], test: Sequence[str]) -> Sp
 
 
 def _file_problems(document: dict[str, Any], cohort: Cohort) -> list[str]:
-    problems = []
-    known = {"format", "version", *NAMES}
-    problems += [f"unknown entry {key!r}" for key in document if key not in known]
+    problems: list[str] = []
     if document.get("version", VERSION) != VERSION or document.get("format", FORMAT) != FORMAT:
         problems.append("not a splits file of this version")
-    lists: dict[str, list[str]] = {}
-    for name in NAMES:
-        value = document.get(name, [])
-        if isinstance(value, list) and all(isinstance(entry, str) for entry in value):
-            lists[name] = value
-        else:
-            problems.append(f"{name} must be a list of patients, such as ['C1', 'C2']")
+    validated(_SplitsFile, document, problems)
+    read = {name: validated(_Patients, document.get(name, []), [], (name,)) for name in NAMES}
+    lists = {name: value for name, value in read.items() if value is not None}
     times = Counter(patient for value in lists.values() for patient in value)
     patient_of = {slide.folder: slide.patient for slide in cohort.slides}
     for patient, count in times.items():

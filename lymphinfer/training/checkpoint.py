@@ -43,6 +43,8 @@ class RunState:
         Training time so far.
     start : str
         What the weights began as.
+    begun : dict
+        What the fingerprint is of, see `lymphinfer.training.resuming`.
     finished : bool
     history : list of dict
         A row for each epoch.
@@ -60,6 +62,7 @@ class RunState:
     log_bytes: int = 0
     seconds: float = 0.0
     start: str = ""
+    begun: dict[str, Any] = field(default_factory=dict)
     finished: bool = False
     history: list[dict[str, Any]] = field(default_factory=list)
     scaler: dict[str, Any] = field(default_factory=dict)

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal
 
-PRETRAINED = ("auto", "yes", "no")
-PRECISIONS = ("auto", "no", "bf16", "fp16")
-SCHEDULES = ("constant", "cosine")
-HIERARCHIES = ("none", "clip", "conditional")
+from pydantic import AfterValidator, Field
+
+from lymphinfer.slides.pixel_size import MAX_MPP, MIN_MPP
+from lymphinfer.validation import Count, table
 
 
+def _folds(number: int) -> int:
+    if number < 0 or number in (1, 2):
+        raise ValueError("expected 0, or 3 or more")
+    return number
+
+
+Whole = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+@table
 @dataclass(frozen=True)
 class DataConfig:
     """Which cells are seen.
@@ -31,15 +42,16 @@ class DataConfig:
         Of split and sampling.
     """
 
-    patch_px: int = 112
-    mpp: float = 0.325
-    cells_per_patient: int = 20_000
+    patch_px: Annotated[int, Field(ge=16, le=512)] = 112
+    mpp: Annotated[float, Field(ge=MIN_MPP, le=MAX_MPP)] = 0.325
+    cells_per_patient: Count = 20_000
     splits: str = ""
-    folds: int = 0
-    fold: int = 0
-    seed: int = 0
+    folds: Annotated[int, AfterValidator(_folds)] = 0
+    fold: Whole = 0
+    seed: Whole = 0
 
 
+@table
 @dataclass(frozen=True)
 class ModelConfig:
     """The network.
@@ -63,14 +75,15 @@ class ModelConfig:
         its pass with them.
     """
 
-    backbone: str = "convnext_base"
+    backbone: Annotated[str, Field(min_length=1)] = "convnext_base"
     independent: bool = False
-    hidden: int = 512
-    pretrained: str = "auto"
+    hidden: Count = 512
+    pretrained: Literal["auto", "yes", "no"] = "auto"
     backbone_weights: str = ""
     freeze: bool = False
 
 
+@table
 @dataclass(frozen=True)
 class FitConfig:
     """How it is trained.
@@ -103,21 +116,22 @@ class FitConfig:
     """
 
     weighted: bool = False
-    learning_rate: float = 5e-5
-    weight_decay: float = 1e-5
-    batch_size: int = 32
-    accumulation: int = 16
-    epochs: int = 30
-    patience: int = 5
-    schedule: str = "constant"
-    precision: str = "auto"
+    learning_rate: Positive = 5e-5
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-5
+    batch_size: Count = 32
+    accumulation: Count = 16
+    epochs: Count = 30
+    patience: Count = 5
+    schedule: Literal["constant", "cosine"] = "constant"
+    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     augment: bool = True
-    workers: int = 4
-    window_chunks: int = 16
-    checkpoint_steps: int = 100
-    seed: int = 0
+    workers: Whole = 4
+    window_chunks: Count = 16
+    checkpoint_steps: Count = 100
+    seed: Whole = 0
 
 
+@table
 @dataclass(frozen=True)
 class BundleConfig:
     """The bundle that comes out.
@@ -138,12 +152,13 @@ class BundleConfig:
     """
 
     detector: str = "he-v1"
-    hierarchy: str = "conditional"
+    hierarchy: Literal["none", "clip", "conditional"] = "conditional"
     dense: bool = False
     simulated: bool = False
-    bootstrap: int = 1000
+    bootstrap: Count = 1000
 
 
+@table
 @dataclass(frozen=True)
 class RetrainConfig:
     """Everything that `lymphinfer retrain` can be told; a section a field."""

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 from lymphinfer.errors import DataError
 from lymphinfer.textfiles import read_toml
-from lymphinfer.training.config import (
-    HIERARCHIES,
-    PRECISIONS,
-    PRETRAINED,
-    SCHEDULES,
-    RetrainConfig,
-)
+from lymphinfer.training.config import RetrainConfig
+from lymphinfer.validation import validated
 
 
 def load_config(path: Path | None) -> RetrainConfig:
@@ -59,94 +53,18 @@ def parse_config(values: Mapping[str, Any]) -> RetrainConfig:
     values : mapping
         Section to mapping of keys, as TOML gives them.
 
-    Returns
-    -------
-    RetrainConfig
-
     Raises
     ------
     DataError
-        Every unknown section or key, value of a wrong type and value out of range, listed together.
+        All unknown sections and keys, values of another type or out of range.
     """
     problems: list[str] = []
-    sections: dict[str, Any] = {}
-    known = {f.name for f in fields(RetrainConfig)}
-    problems += [
-        f"unknown section [{name}]; there are {', '.join(sorted(known))}"
-        for name in values
-        if name not in known
-    ]
-    hints = get_type_hints(RetrainConfig)
-    for name in sorted(known):
-        table = values.get(name, {})
-        if not isinstance(table, Mapping):
-            problems.append(f"{name} must be a section, [{name}]")
-            table = {}
-        sections[name] = _section(name, hints[name], table, problems)
-    config = RetrainConfig(**sections)
-    problems += _out_of_range(config)
-    if problems:
+    config: RetrainConfig | None = validated(RetrainConfig, dict(values), problems)
+    if config is not None and config.data.fold >= max(config.data.folds, 1):
+        problems.append(f"[data] fold = {config.data.fold}: expected 0 to folds - 1")
+    if problems or config is None:
         raise DataError("; ".join(problems))
     return config
-
-
-def _section(name: str, kind: type, table: Mapping[str, Any], problems: list[str]) -> Any:
-    hints = get_type_hints(kind)
-    good: dict[str, Any] = {}
-    for key, value in table.items():
-        if key not in hints:
-            problems.append(f"unknown key {key} in [{name}]; it takes {', '.join(hints)}")
-            continue
-        converted = _convert(value, hints[key])
-        if converted is None:
-            problems.append(f"[{name}] {key} = {value!r}: expected {_DESCRIPTION[hints[key]]}")
-        else:
-            good[key] = converted
-    return kind(**good)
-
-
-def _convert(value: Any, kind: Any) -> Any:
-    """Return the value as its field's type, or None where it is none."""
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    return value if type(value) is kind else None
-
-
-_DESCRIPTION = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-
-
-def _out_of_range(config: RetrainConfig) -> list[str]:
-    data, model, fit, bundle = config.data, config.model, config.fit, config.bundle
-    rules = {
-        "[data] patch_px must be 16 to 512": 16 <= data.patch_px <= 512,
-        "[data] mpp must be 0.1 to 1.0 µm/px": 0.1 <= data.mpp <= 1.0,
-        "[data] cells_per_patient must be at least 1": data.cells_per_patient >= 1,
-        "[data] folds must be 0 or at least 3": data.folds == 0 or data.folds >= 3,
-        "[data] fold must be 0 to folds - 1": 0 <= data.fold < max(data.folds, 1),
-        "[model] hidden must be at least 1": model.hidden >= 1,
-        "[model] backbone must not be empty": bool(model.backbone),
-        "[fit] learning_rate must be above 0": fit.learning_rate > 0,
-        "[fit] weight_decay must not be negative": fit.weight_decay >= 0,
-        "[fit] workers must not be negative": fit.workers >= 0,
-        "[bundle] bootstrap must be at least 1": bundle.bootstrap >= 1,
-        **{
-            f"[fit] {key} must be at least 1": getattr(fit, key) >= 1
-            for key in (
-                *("batch_size", "accumulation", "epochs", "patience"),
-                *("window_chunks", "checkpoint_steps"),
-            )
-        },
-        **{
-            f"{key} must be one of {', '.join(allowed)}, not {value!r}": value in allowed
-            for key, value, allowed in (
-                ("[model] pretrained", model.pretrained, PRETRAINED),
-                ("[fit] schedule", fit.schedule, SCHEDULES),
-                ("[fit] precision", fit.precision, PRECISIONS),
-                ("[bundle] hierarchy", bundle.hierarchy, HIERARCHIES),
-            )
-        },
-    }
-    return [message for message, holds in rules.items() if not holds]
 
 
 def replace_section(config: RetrainConfig, **sections: Mapping[str, Any]) -> RetrainConfig:

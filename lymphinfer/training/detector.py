@@ -13,21 +13,22 @@ from torch import Tensor, nn
 from lymphinfer.bundles.borrowing import write_with_markers_of
 from lymphinfer.bundles.composing import find_detector, used_manifest
 from lymphinfer.bundles.importing_hovernet import hovernet_table, read_weights
-from lymphinfer.bundles.loading import load_bundle, sha256_of
+from lymphinfer.bundles.loading import load_bundle
 from lymphinfer.bundles.registry import DEFAULT_BUNDLE
 from lymphinfer.bundles.schema import BundleManifest
 from lymphinfer.compute import half_type, resolve_device
+from lymphinfer.downloading import sha256_of
 from lymphinfer.errors import DataError
 from lymphinfer.extras import require_extra
 from lymphinfer.nuclei.datasets import AnnotatedImage
 from lymphinfer.nuclei.hovernet.detector import HoVerNetDetector
 from lymphinfer.nuclei.hovernet.network import HoVerNetConfig
-from lymphinfer.nuclei.hovernet.train import TYPES, HoVerNetTrainer, HoVerNetTraining, segment
 from lymphinfer.nuclei.layouts import read_any_folder
 from lymphinfer.nuclei.metrics import SegmentationScore
 from lymphinfer.nuclei.stardist.batch_norm import unfold_batch_norm
 from lymphinfer.nuclei.stardist.detector import StarDistDetector
-from lymphinfer.nuclei.stardist.train import CropDataset, TrainConfig, Trainer, validate
+from lymphinfer.training.detectors.hovernet import TYPES, HoVerNetTrainer, HoVerNetTraining, segment
+from lymphinfer.training.detectors.stardist import CropDataset, TrainConfig, Trainer, validate
 
 ARCHITECTURES = ("stardist", "hovernet")
 HELD_OUT_EVERY = 5

@@ -18,7 +18,15 @@ AUTOCAST = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose_precision(wanted: str, device: torch.device) -> str:
-    """``no``, ``bf16`` or ``fp16``: as asked, or for ``auto`` what the device is fast at."""
+    """``no``, ``bf16`` or ``fp16``: as asked, or for ``auto`` what the device is fast at.
+
+    Raises
+    ------
+    DataError
+        Another word.
+    """
+    if wanted not in ("auto", *AUTOCAST):
+        raise DataError(f"precision {wanted!r}: choose one of auto, {', '.join(AUTOCAST)}")
     if wanted != "auto":
         return wanted
     fastest = half_type(device)
@@ -42,8 +50,13 @@ def make_accelerator(precision: str, device: str = "auto") -> Accelerator:
     Raises
     ------
     DataError
-        The packages of the extra ``train`` are not installed.
+        The packages of the extra ``train`` are not installed; another device.
     """
+    if device not in ("auto", "cpu"):
+        raise DataError(
+            f"--device {device}: training takes auto or cpu. Choose a GPU by CUDA_VISIBLE_DEVICES, "
+            "several by `accelerate launch -m lymphinfer …`"
+        )
     # Some of it is wanted hours later, for the figures: its absence is told now.
     require_extra("train", "training", DataError)
     from accelerate import Accelerator

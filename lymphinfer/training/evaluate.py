@@ -6,14 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from lymphinfer.compute import resolve_device
 from lymphinfer.errors import DataError
 from lymphinfer.extras import require_extra
 from lymphinfer.orion.cohort import Cohort, open_cohort
 from lymphinfer.orion.manifest import batch_of
-from lymphinfer.orion.patches import PatchStore
+from lymphinfer.orion.patch_store import store_info
 from lymphinfer.training import metrics
 from lymphinfer.training.best_possible import best_possible_auroc
 from lymphinfer.training.data import StoreSet
@@ -26,15 +26,28 @@ from lymphinfer.training.scorer import Predictions, Scorer, open_scorer
 def find_stores(work: Path, split: str, patch_px: int) -> list[Path]:
     """Finished patch stores of a split and a patch size below a folder, by name.
 
+    Stores of other splits and sizes may be unfinished, as those of a run that is under way are.
+
     Raises
     ------
     DataError
-        None there.
+        None there, or one of them is unfinished: every slide is named whose store is.
     """
     found: dict[str, list[Path]] = {}
+    unfinished = []
     for path in sorted(work.rglob("*.zarr")):
-        info = PatchStore(path).info
+        info, complete = store_info(path)
+        if (info.split, info.patch_px, complete) == (split, patch_px, False):
+            unfinished.append(info.slide)
+        if not complete:
+            continue
         found.setdefault(f"{info.split} at {info.patch_px} px", []).append(path)
+    if unfinished:
+        raise DataError(
+            f"{work}: the patches of {', '.join(unfinished)} are unfinished, so that {split} would "
+            "be measured on a part of its slides. Give the `lymphinfer retrain` command again: it "
+            "goes on where it stopped."
+        )
     wanted = f"{split} at {patch_px} px"
     if wanted not in found:
         have = ", ".join(f"{len(v)} of {k}" for k, v in sorted(found.items())) or "none"
@@ -153,7 +166,7 @@ def evaluate(
     opened = open_cohort(cohort) if cohort is not None else None
     scorer = open_scorer(source)
     stores = StoreSet(find_stores(work, split, scorer.net.config.patch_px))
-    where = pick_device(device)
+    where = resolve_device(device)
     predictions = scorer.predict(
         stores,
         device=where,
@@ -169,12 +182,3 @@ def evaluate(
 
         draw_figures(opened, out, scorer, predictions)
     return evaluation
-
-
-def pick_device(device: str) -> torch.device:
-    """Device by name; ``auto`` takes CUDA, then MPS, then the CPU."""
-    if device != "auto":
-        return torch.device(device)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

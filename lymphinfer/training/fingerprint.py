@@ -9,19 +9,25 @@ from dataclasses import asdict
 
 from lymphinfer.training.config import RetrainConfig
 from lymphinfer.training.data import StoreSet
+from lymphinfer.training.resuming import Begun
 
 # May differ when a run goes on: they change how long or how comfortably it runs, not what it is.
 FREE_KEYS = ("workers", "epochs", "patience", "checkpoint_steps")
 
 
-def run_fingerprint(config: RetrainConfig, stores: Sequence[StoreSet]) -> str:
-    """Hash of what a run's result follows from: model, training settings and patches."""
+def run_begun(config: RetrainConfig, stores: Sequence[StoreSet]) -> Begun:
+    """What a run's result follows from: model, training settings and patches."""
     settings = asdict(config.fit)
     # A cosine reaches zero at the last epoch, so there the number of epochs is part of the curve.
     free = FREE_KEYS if config.fit.schedule == "constant" else FREE_KEYS[:1] + FREE_KEYS[2:]
-    plain = {
+    return {
         "model": asdict(config.model),
         "fit": {k: v for k, v in settings.items() if k not in free},
         "stores": [[s.info.fingerprint for s in group.stores] for group in stores],
     }
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def run_fingerprint(config: RetrainConfig, stores: Sequence[StoreSet]) -> str:
+    """Hash of what a run's result follows from."""
+    plain = json.dumps(run_begun(config, stores), sort_keys=True)
+    return hashlib.sha256(plain.encode()).hexdigest()

@@ -19,7 +19,6 @@ from torch.utils.data import DataLoader, Subset
 
 from lymphinfer.errors import DataError, LymphinferError
 from lymphinfer.markers.classifier import MarkerClassifier, masked_bce
-from lymphinfer.nuclei.trainer import learning_rate_factor
 from lymphinfer.training.checkpoint import (
     BEST,
     LOG,
@@ -39,10 +38,12 @@ from lymphinfer.training.data import (
     epoch_order,
     window_rows,
 )
+from lymphinfer.training.detectors.trainer import learning_rate_factor
 from lymphinfer.training.device import make_accelerator
-from lymphinfer.training.fingerprint import run_fingerprint
+from lymphinfer.training.fingerprint import run_begun, run_fingerprint
 from lymphinfer.training.losses import positive_weights
 from lymphinfer.training.report import Reporter
+from lymphinfer.training.resuming import check_same
 from lymphinfer.training.start import build_classifier
 from lymphinfer.training.validation import validate
 
@@ -98,12 +99,10 @@ class Trainer:
         fit = config.fit
         weights = positive_weights(train.labels, train.panel)
         fingerprint = run_fingerprint(config, (train, val))
+        begun = run_begun(config, (train, val))
         state = read_state(folder)
         if state is not None and state.fingerprint != fingerprint:
-            raise DataError(
-                f"{folder} holds a training run of other data or settings. Give the ones it was "
-                "begun with, choose another folder, or delete it to train anew."
-            )
+            check_same(folder, state.begun or {"fingerprint": state.fingerprint}, begun)
         self.accelerator = make_accelerator(fit.precision, device)
         torch.manual_seed(fit.seed)
         if state is None:
@@ -112,7 +111,7 @@ class Trainer:
             blank = {**asdict(config.model), "pretrained": "no", "backbone_weights": ""}
             model = type(config.model)(**blank)
             self.net, start = build_classifier(model, train.panel, train.patch_px)
-        self.state = state or RunState(fingerprint, start=start)
+        self.state = state or RunState(fingerprint, start=start, begun=begun)
         self.net.to(self.accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer = torch.optim.AdamW(
             self.net.parameters(), lr=fit.learning_rate, weight_decay=fit.weight_decay

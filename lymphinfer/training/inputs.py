@@ -14,6 +14,8 @@ from lymphinfer.bundles.registry import find_bundle
 from lymphinfer.bundles.schema import read_manifest
 from lymphinfer.errors import BundleError, DataError
 from lymphinfer.markers.hovernet import backbone_config, side_problem
+from lymphinfer.markers.nucleus_encoder import CONFIG as ENCODER_CONFIG
+from lymphinfer.markers.nucleus_encoder import NAME as NUCLEUS_ENCODER
 from lymphinfer.orion.check import check_cohort
 from lymphinfer.orion.cohort import Cohort, scan_cohort
 from lymphinfer.orion.dataset import PatchSettings, prepare_patches
@@ -146,7 +148,7 @@ def network_problems(config: RetrainConfig) -> list[str]:
 
     problems = []
     model, px = config.model, config.data.patch_px
-    own = ("hovernet", "phikon", "phikon-resize")
+    own = ("hovernet", "phikon", "phikon-resize", NUCLEUS_ENCODER)
     hovernet = backbone_config(model.backbone)
     if model.backbone not in own and hovernet is None and not timm.is_model(model.backbone):
         problems.append(
@@ -155,8 +157,17 @@ def network_problems(config: RetrainConfig) -> list[str]:
         )
     if (problem := side_problem(model.backbone, px)) is not None:
         problems.append(problem)
-    if hovernet is None and (model.freeze or config.bundle.dense):
-        problems.append(f"freeze and dense are for HoVer-Net, not for backbone {model.backbone}")
+    if hovernet is None and config.bundle.dense:
+        problems.append(f"dense is for HoVer-Net, not for backbone {model.backbone}")
+    if hovernet is None and model.freeze and model.backbone != NUCLEUS_ENCODER:
+        problems.append(
+            f"freeze is for HoVer-Net and {NUCLEUS_ENCODER}, not for backbone {model.backbone}"
+        )
+    if model.backbone == NUCLEUS_ENCODER and px % ENCODER_CONFIG.stride:
+        problems.append(
+            f"backbone {model.backbone} needs a patch_px that {ENCODER_CONFIG.stride} divides, "
+            f"not {px}"
+        )
     if model.backbone == "phikon" and px % 16:
         problems.append(
             f"backbone phikon needs a patch_px that 16 divides, not {px}; phikon-resize takes any"
@@ -169,11 +180,9 @@ def network_problems(config: RetrainConfig) -> list[str]:
 def detector_problems(config: RetrainConfig) -> list[str]:
     """Find whether the bundle whose detector is to be copied cannot be used."""
     try:
-        manifest = read_manifest(find_bundle(config.bundle.detector))
+        read_manifest(find_bundle(config.bundle.detector))
     except BundleError as error:
         return [f"[bundle] detector: {error}"]
-    if manifest.detector.get("kind") not in ("stardist", "hovernet"):
-        return [f"[bundle] detector: {manifest.name} has no detector that can be copied"]
     return []
 
 

@@ -1,10 +1,13 @@
-"""How well scores tell positive from negative cells: pure functions of arrays."""
+"""How well scores tell positive from negative cells: pure functions of arrays.
+
+scikit-learn's numbers, of the cells whose label is known; NaN where a class is missing.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
+from sklearn import metrics as sk
 
 from lymphinfer.markers.calibration import expected_calibration_error
 
@@ -39,6 +42,10 @@ def _known(labels: Int, scores: Float) -> tuple[NDArray[np.bool_], NDArray[np.fl
     return np.asarray(labels)[keep] == 1, np.asarray(scores, np.float64)[keep]
 
 
+def _both(y: NDArray[np.bool_]) -> bool:
+    return bool(y.any()) and not bool(y.all())
+
+
 def auroc(labels: Int, scores: Float) -> float:
     """Area under the ROC curve: the Mann-Whitney statistic, ties counting one half.
 
@@ -60,11 +67,7 @@ def auroc(labels: Int, scores: Float) -> float:
     0.875
     """
     y, s = _known(labels, scores)
-    n_positive, n_negative = int(y.sum()), int((~y).sum())
-    if not n_positive or not n_negative:
-        return float("nan")
-    rank_sum = float(rankdata(s)[y].sum())
-    return (rank_sum - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative)
+    return float(sk.roc_auc_score(y, s)) if _both(y) else float("nan")
 
 
 def balanced_accuracy(labels: Int, scores: Float, threshold: float = 0.5) -> float:
@@ -83,22 +86,7 @@ def balanced_accuracy(labels: Int, scores: Float, threshold: float = 0.5) -> flo
         NaN where a class is missing.
     """
     y, s = _known(labels, scores)
-    if y.all() or not y.any():
-        return float("nan")
-    called = s >= threshold
-    return float((called[y].mean() + (~called[~y]).mean()) / 2)
-
-
-def _counts_by_threshold(
-    labels: Int, scores: Float, weights: Float | None = None
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Descending distinct scores, and the (weighted) true and false positives at each."""
-    y, s = _known(labels, scores)
-    w = np.ones(len(y)) if weights is None else np.asarray(weights, np.float64)[labels >= 0]
-    order = np.argsort(-s, kind="stable")
-    y, s, w = y[order], s[order], w[order]
-    last = np.r_[np.flatnonzero(np.diff(s)), len(s) - 1] if len(s) else np.empty(0, np.intp)
-    return s[last], np.cumsum(w * y)[last], np.cumsum(w * ~y)[last]
+    return float(sk.balanced_accuracy_score(y, s >= threshold)) if _both(y) else float("nan")
 
 
 def best_threshold(labels: Int, scores: Float, weights: Float | None = None) -> float:
@@ -119,8 +107,11 @@ def best_threshold(labels: Int, scores: Float, weights: Float | None = None) -> 
     """
     if why_undefined(labels):
         return float("nan")
-    thresholds, tp, fp = _counts_by_threshold(labels, scores, weights)
-    best = int(np.argmax(tp / tp[-1] - fp / fp[-1]))
+    y, s = _known(labels, scores)
+    w = None if weights is None else np.asarray(weights, np.float64)[np.asarray(labels) >= 0]
+    fpr, tpr, thresholds = sk.roc_curve(y, s, sample_weight=w, drop_intermediate=False)
+    # The first point is (0, 0): above every score.
+    best = 1 + int(np.argmax((tpr - fpr)[1:]))
     below = thresholds[min(best + 1, len(thresholds) - 1)]
     return float((thresholds[best] + below) / 2)
 
@@ -141,22 +132,22 @@ def average_precision(labels: Int, scores: Float) -> float:
     """
     if why_undefined(labels):
         return float("nan")
-    _, tp, fp = _counts_by_threshold(labels, scores)
-    return float(np.sum(np.diff(tp, prepend=0) * tp / (tp + fp)) / tp[-1])
+    return float(sk.average_precision_score(*_known(labels, scores)))
 
 
 def roc_curve(labels: Int, scores: Float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """False and true positive rates from (0, 0) to (1, 1), one point a distinct score."""
-    _, tp, fp = _counts_by_threshold(labels, scores)
-    return np.r_[0, fp] / max(fp[-1], 1), np.r_[0, tp] / max(tp[-1], 1)
+    fpr, tpr, _ = sk.roc_curve(*_known(labels, scores), drop_intermediate=False)
+    return fpr, tpr
 
 
 def precision_recall_curve(
     labels: Int, scores: Float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Recall and precision, one point a distinct score, from the highest down."""
-    _, tp, fp = _counts_by_threshold(labels, scores)
-    return tp / max(tp[-1], 1), tp / (tp + fp)
+    precision, recall, _ = sk.precision_recall_curve(*_known(labels, scores))
+    # The last point, recall 0, is of no score.
+    return recall[-2::-1], precision[-2::-1]
 
 
 def reliability(

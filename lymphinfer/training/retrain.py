@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -227,5 +228,5 @@ def _finish(
         [out / MANIFEST, out / CARD],
     )
     manifest = made[0] if made else read_manifest(out)
-    say(f"bundle: {out}; use it with `lymphinfer predict SLIDE --bundle {out}`")
+    say(f"bundle: {out}; use it with `lymphinfer predict SLIDE --bundle {shlex.quote(str(out))}`")
     return RetrainResult(manifest, evaluation, folder)

@@ -24,6 +24,7 @@ from lymphinfer.training.calibrate import Calibrated, final_probabilities
 from lymphinfer.training.checkpoint import BEST
 from lymphinfer.training.data import StoreSet
 from lymphinfer.training.predictions import predict_stores
+from lymphinfer.validation import checked
 
 Array = NDArray[np.float32]
 
@@ -162,7 +163,9 @@ def run_scorer(folder: Path) -> Scorer:
     path = folder / BEST
     try:
         with safe_open(path, "pt") as file:
-            config = ClassifierConfig.from_dict(json.loads(file.metadata()["network"]))
+            config = checked(
+                ClassifierConfig, json.loads(file.metadata()["network"]), DataError, path
+            )
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise DataError(

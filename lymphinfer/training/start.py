@@ -15,8 +15,13 @@ from lymphinfer.errors import BundleError
 from lymphinfer.markers.backbones import FreezableBackbone
 from lymphinfer.markers.classifier import ClassifierConfig, MarkerClassifier
 from lymphinfer.markers.hovernet import PRETRAINED, HoVerNetFeatures, load_hovernet
+from lymphinfer.markers.nucleus_encoder import NAME as NUCLEUS_ENCODER
+from lymphinfer.markers.nucleus_encoder import NucleusEncoder, from_detector
 from lymphinfer.markers.phikon import Phikon, load_phikon
 from lymphinfer.training.config import ModelConfig
+
+SHIPPED_DETECTOR = "he-v1"
+"""Its detector is what the shipped patch classifier began from."""
 
 log = logging.getLogger(__name__)
 
@@ -66,8 +71,9 @@ def build_classifier(
 
 def _start(model: ModelConfig, config: ClassifierConfig) -> tuple[MarkerClassifier, str]:
     weights = model.backbone_weights
-    if not weights and model.backbone == "hovernet" and model.pretrained != "no":
-        weights = _published_hovernet()
+    published = {"hovernet": PRETRAINED, NUCLEUS_ENCODER: SHIPPED_DETECTOR}.get(model.backbone)
+    if not weights and published and model.pretrained != "no":
+        weights = _detector_of(published)
     if weights:
         net = MarkerClassifier(config)
         for backbone in net.backbones:
@@ -97,9 +103,9 @@ def _start(model: ModelConfig, config: ClassifierConfig) -> tuple[MarkerClassifi
         return net, "random weights (pretrained ones could not be had)"
 
 
-def _published_hovernet() -> str:
-    """File of the published weights where ``weights pull`` has put them; empty where it has not."""
-    folder = list_bundles().get(PRETRAINED)
+def _detector_of(bundle: str) -> str:
+    """Weight file of the detector of a bundle that is here; empty where it is not."""
+    folder = list_bundles().get(bundle)
     return "" if folder is None else str(folder / str(read_manifest(folder).detector["file"]))
 
 
@@ -111,7 +117,8 @@ def load_backbone(backbone: nn.Module, path: Path) -> None:
     backbone : nn.Module
     path : Path
         timm's ``model.safetensors`` (its classification layer is ignored), Phikon's from Hugging
-        Face, a HoVer-Net's (`load_hovernet`), or a saved state of this backbone.
+        Face, a HoVer-Net's (`load_hovernet`), a residual StarDist detector's for
+        ``stardist-resnet``, or a saved state of this backbone.
 
     Raises
     ------
@@ -128,6 +135,8 @@ def load_backbone(backbone: nn.Module, path: Path) -> None:
         state = load_file(path)
     except (SafetensorError, OSError) as error:
         raise BundleError(f"{path}: not a readable safetensors file ({error})") from error
+    if isinstance(backbone, NucleusEncoder) and "stem.0.conv.weight" in state:
+        state = from_detector(state)
     own = backbone.state_dict()
     missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
     wrong = [k for k in own if k in state and state[k].shape != own[k].shape]

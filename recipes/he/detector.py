@@ -47,7 +47,7 @@ from lymphinfer.nuclei.stardist.network import (
     StarDistNet,
     build_network,
 )
-from lymphinfer.nuclei.stardist.train import (
+from lymphinfer.training.detectors.stardist import (
     CropDataset,
     TrainConfig,
     Trainer,

@@ -26,7 +26,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lymphinfer.compute import channels_last
+<<<<<<< HEAD
 from lymphinfer.markers.far_scale import FarConfig, FarNet, unfold_batch_norm
+=======
+from lymphinfer.markers.far_scale import FarConfig, FarNet
+from lymphinfer.training.resuming import check_same, digest_arrays, digest_weights
+>>>>>>> state
 from recipes.he.crc01 import (
     MARKERS,
     PARENTS,
@@ -172,9 +177,6 @@ def main() -> None:
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
     held_out = [int(c) for c in arguments.hold_out.split(",") if c]
-    settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(arguments).items()}
-    settings |= {"held_out": held_out, "slide": arguments.slide.name, "data": "", "out": out.name}
-    (out / "settings.json").write_text(json.dumps(settings, indent=1) + "\n")
     slide = read_slide(arguments.slide)
     shape = slide.he.shape[0], slide.he.shape[1]
     light = np.stack([read_channel(arguments.slide / name, shape) for name in MARKERS])
@@ -191,6 +193,21 @@ def main() -> None:
     train(data, FarConfig(outputs=OUTPUTS, batch_norm=True), arguments, held_out, out)
 
 
+def begun_with(
+    data: FarData, arguments: argparse.Namespace, held_out: Sequence[int]
+) -> dict[str, Any]:
+    """What a run's weights follow from: it goes on with the same, or not at all."""
+    names = ("steps", "rate", "crops", "others", "other_part", "plain", "seed")
+    initial = arguments.initial
+    weights = None if initial is None else load_file(initial / "far.safetensors")
+    return {
+        **{name: getattr(arguments, name) for name in names},
+        "held-out columns": list(held_out),
+        "initial weights": digest_weights(weights),
+        "slide": digest_arrays([data.slide.he, data.slide.xy]),
+    }
+
+
 def train(
     data: FarData,
     config: FarConfig,
@@ -200,6 +217,7 @@ def train(
 ) -> None:
     """Fit, with a moving average of the weights; writes ``far.safetensors``."""
     device, steps = arguments.device, arguments.steps
+    begun = begun_with(data, arguments, held_out)
     torch.manual_seed(arguments.seed)
     trainee = channels_last(FarTrainee(config), device)
     if arguments.initial is not None:
@@ -213,12 +231,19 @@ def train(
     state, first = out / "state.pt", 0
     if state.exists():
         kept = torch.load(state, map_location=device, weights_only=True)
+        if "begun" in kept:
+            check_same(out, kept["begun"], begun)
+        else:
+            print(f"{state}: of an earlier version; that its settings are these is not proved")
         trainee.load_state_dict(kept["trainee"])
         mean.load_state_dict(kept["mean"])
         optimizer.load_state_dict(kept["optimizer"])
         schedule.load_state_dict(kept["schedule"])
         first = kept["step"]
         data.rng = np.random.default_rng((data.seed, first))
+    settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(arguments).items()}
+    settings |= {"held_out": held_out, "slide": arguments.slide.name, "data": "", "out": out.name}
+    (out / "settings.json").write_text(json.dumps(settings, indent=1) + "\n")
     half = arguments.precision == "bf16"
     looks = {steps * (i + 1) // arguments.looks for i in range(arguments.looks)}
     average, began = None, time.perf_counter()
@@ -249,6 +274,7 @@ def train(
             kept_state = {
                 "trainee": trainee.state_dict(), "mean": mean.state_dict(), "step": done,
                 "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(),
+                "begun": begun,
             }  # fmt: skip
             torch.save(kept_state, state.with_suffix(".new"))
             state.with_suffix(".new").replace(state)

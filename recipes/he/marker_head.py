@@ -24,7 +24,7 @@ from lymphinfer.nuclei.stardist.network import (
     StarDistNet,
     build_network,
 )
-from lymphinfer.nuclei.stardist.train import resample
+from lymphinfer.training.detectors.stardist import resample
 from recipes.he.rounds import MILD
 
 # The maps come from a network that has seen stronger changes; melanin is what this head is for.

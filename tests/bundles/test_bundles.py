@@ -78,7 +78,7 @@ def test_weights_in_another_format_or_place_are_refused(folder, name):
 def test_every_problem_of_a_manifest_is_reported_at_once(folder):
     edit(folder, 'name = "CD4"', 'name = "CD5"')
     edit(folder, 'evidence = "morphology"', 'evidence = "believed"')
-    with pytest.raises(BundleError, match=r"CD45: .*believed.*no \[\[marker\]\] named CD4"):
+    with pytest.raises(BundleError, match=r"CD45\] .*believed.*no \[\[marker\]\] named CD4"):
         read_manifest(folder)
 
 
@@ -131,3 +131,65 @@ def test_context_beyond_the_halo_does_not_change_what_the_shipped_detectors_say(
     assert inside.any()
     difference = np.abs(part.dist[:, inner, inner] - whole.dist[:, rows, columns])
     assert difference[:, inside].max() < 0.02
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('mpp = 0.325\nhierarchy', 'mpp = "fine"\nhierarchy', "mpp = 'fine': expected a number"),
+        ("mpp = 0.325\nhierarchy", "mpp = 0\nhierarchy", "mpp = 0: expected 0.1 or more"),
+        ("mpp = 0.325\nhierarchy", "mpp = nan\nhierarchy", "mpp = nan: expected a finite number"),
+        ('name = "tiny"', 'name = "../../x"', "'../../x': a bundle's name is that of its folder"),
+        ('name = "tiny"', "name = 5", "name = 5: expected text"),
+        ('name = "tiny"', 'name = ""', "name = '': expected text that is not empty"),
+        ('version = "1"\n', "", "version is missing"),
+        ("prob_threshold = 0.5", "prob_threshold = 5", r"\[detector\] prob_threshold = 5: exp"),
+        ("prob_threshold = 0.5", "probe = 0.5", r"\[detector\] probe: unknown; known there: kind"),
+        ('kind = "stardist"', 'kind = "yolo"', r"\[detector\] kind = 'yolo': expected 'stardist'"),
+        ('kind = "patch"\n', "", r"\[classifier\] kind is missing"),
+        ("rate = 0.6\n", "rate = 6\n", r"\[marker.CD4\] rate = 6: expected 1 or less"),
+        ("rate = 0.6\n", "", r"\[\[marker\]\] CD4: a base-rate marker needs a rate"),
+        ('name = "CD8a"', 'name = "CD4"', r"\[\[marker\]\] CD4: is there 2 times"),
+        ("panel = ", "colour = ", "panel is missing"),
+    ],
+)  # fmt: skip
+def test_a_manifest_that_says_what_cannot_be_is_refused(folder, old, new, words):
+    edit(folder, old, new)
+    with pytest.raises(BundleError, match=words):
+        read_manifest(folder)
+
+
+@pytest.mark.parametrize("table", ["detector", "classifier"])
+def test_weights_that_nothing_hashes_are_not_loaded(folder, table):
+    """Else they could be anybody's, and `weights verify` would say that all is well."""
+    name = {"detector": "stardist", "classifier": "classifier"}[table]
+    (folder / "other.safetensors").write_bytes((folder / f"{name}.safetensors").read_bytes())
+    edit(folder, f'file = "{name}.safetensors"', 'file = "other.safetensors"')
+    with pytest.raises(
+        BundleError, match=rf"\[{table}\] file = 'other.safetensors': not in \[files\]"
+    ):
+        load_bundle(folder)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("n_rays = 32", 'n_rays = "many"', r"\[detector.network\] n_rays = 'many': expected a who"),
+        ("n_rays = 32", "n_ray = 32", r"\[detector.network\] n_ray: unknown; known there: n_rays"),
+        ("hidden = 8", "hidden = 0", r"\[classifier.network\] hidden = 0: expected 1 or more"),
+    ],
+)
+def test_a_network_that_cannot_be_is_refused_with_its_place(folder, old, new, words):
+    edit(folder, old, new)
+    with pytest.raises(BundleError, match=words):
+        load_bundle(folder)
+
+
+def test_all_problems_of_a_manifest_come_at_once_with_their_places(folder):
+    edit(folder, 'name = "tiny"', "name = 5")
+    edit(folder, "nms_threshold = 0.4", 'nms_threshold = "low"')
+    edit(folder, "rate = 0.6", "rate = 6")
+    with pytest.raises(BundleError) as caught:
+        read_manifest(folder)
+    for part in (str(folder), "name = 5", "[detector] nms_threshold = 'low'", "[marker.CD4] rate"):
+        assert part in str(caught.value)

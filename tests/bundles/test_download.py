@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
-from lymphinfer.bundles import download
+from lymphinfer import downloading
 from lymphinfer.bundles.download import fetch, pull_bundle
 from lymphinfer.bundles.loading import verify_files
-from lymphinfer.errors import BundleError
+from lymphinfer.errors import BundleError, ResultError
 from tests.bundles.test_bundles import folder as folder
 
 CONTENT = bytes(range(256)) * 400
@@ -25,13 +27,14 @@ class Files:
         self.cuts = 0
         self.ranges: list[str | None] = []
         self.honours_ranges = True
+        self.unsatisfiable = False
         self.url = ""
 
 
 @pytest.fixture
 def server(monkeypatch):
     state = Files()
-    monkeypatch.setattr(download, "TRIES", 3)
+    monkeypatch.setattr(downloading, "TRIES", 3)
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -42,6 +45,9 @@ def server(monkeypatch):
             asked = self.headers.get("Range")
             state.ranges.append(asked)
             start = 0
+            if state.unsatisfiable or (asked == f"bytes={len(content)}-"):
+                self.send_error(416)
+                return
             if asked and state.honours_ranges:
                 start = int(asked.removeprefix("bytes=").removesuffix("-"))
                 self.send_response(206)
@@ -80,11 +86,12 @@ def test_a_cut_download_goes_on_where_it_stopped(server, tmp_path):
 
 def test_a_later_command_goes_on_from_the_part_that_is_there(server, tmp_path):
     server.files["/w"] = CONTENT
-    server.cuts = 3
+    server.cuts = 60
     digest = hashlib.sha256(CONTENT).hexdigest()
-    with pytest.raises(BundleError, match=r"after 3 tries .*goes on from what is there"):
+    with pytest.raises(BundleError, match=r"3 tries brought nothing more .*goes on from what is"):
         fetch(server.url + "w", tmp_path / "w", sha256=digest, wait_s=0)
     assert not (tmp_path / "w").exists()
+    server.cuts = 0
     assert fetch(server.url + "w", tmp_path / "w", sha256=digest).read_bytes() == CONTENT
     assert server.ranges[-1] != "bytes=0-" and server.ranges[-1] is not None
 
@@ -110,7 +117,7 @@ def test_a_file_that_is_there_and_right_is_not_fetched_again(server, tmp_path):
 
 
 def test_without_a_network_the_message_says_where_to_put_the_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(download, "TRIES", 2)
+    monkeypatch.setattr(downloading, "TRIES", 2)
     with pytest.raises(BundleError, match=rf"fetch the file on another machine.*{tmp_path}"):
         fetch("http://127.0.0.1:9/w", tmp_path / "w", sha256=None, wait_s=0)
 
@@ -124,6 +131,45 @@ def test_a_missing_file_is_no_network_trouble(server, tmp_path):
 def test_other_addresses_are_refused(url, tmp_path):
     with pytest.raises(BundleError, match="not an address"):
         fetch(url, tmp_path / "w", sha256=None)
+
+
+def test_a_part_that_is_no_part_of_the_file_is_fetched_anew(server, tmp_path):
+    """A server answers 416 where all its bytes are there; these are others."""
+    server.files["/w"] = CONTENT
+    (tmp_path / "w.part").write_bytes(b"x" * len(CONTENT))
+    digest = hashlib.sha256(CONTENT).hexdigest()
+    assert fetch(server.url + "w", tmp_path / "w", sha256=digest).read_bytes() == CONTENT
+
+
+def test_a_server_that_never_has_the_range_is_an_error_with_its_words(server, tmp_path):
+    server.files["/w"], server.unsatisfiable = CONTENT, True
+    with pytest.raises(BundleError, match="the server has no more bytes than are there"):
+        fetch(server.url + "w", tmp_path / "w", sha256=None, wait_s=0)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_is_no_network_trouble(server, tmp_path):
+    server.files["/w"] = CONTENT
+    (tmp_path / "w.part").symlink_to("/dev/full")
+    with pytest.raises(ResultError, match="the disk is full: free some space"):
+        fetch(server.url + "w", tmp_path / "w", sha256=None, wait_s=0)
+    assert len(server.ranges) == 1
+
+
+def test_too_small_a_disk_is_told_before_it_is_filled(server, tmp_path, monkeypatch):
+    server.files["/w"] = CONTENT
+    usage = shutil.disk_usage(tmp_path)._replace(free=100)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(ResultError, match=r"are still to come, but 0.0 GiB are free"):
+        fetch(server.url + "w", tmp_path / "w", sha256=None, wait_s=0)
+
+
+def test_a_file_of_a_shared_folder_is_taken_as_one_of_the_network(tmp_path):
+    (tmp_path / "there").write_bytes(CONTENT)
+    url = (tmp_path / "there").as_uri()
+    assert fetch(url, tmp_path / "w", sha256=None).read_bytes() == CONTENT
+    with pytest.raises(BundleError, match=r"none: cannot be read \(No such file"):
+        fetch((tmp_path / "none").as_uri(), tmp_path / "w", sha256=None)
 
 
 def serve(server, folder):

@@ -147,7 +147,9 @@ def test_a_borrowed_detector_changes_name_and_hash_and_keeps_the_markers(weights
 
 def test_markers_off_the_detector_s_own_features_take_no_other_detector(weights, folder, tmp_path):
     made = import_hovernet(weights, tmp_path / "hv", types=TYPES, markers_from=folder)
-    edit(folder, 'kind = "patch"', 'kind = "feature"\nmarkers = ["CD45"]')
+    text = (folder / "bundle.toml").read_text()
+    start, end = text.index("[classifier]"), text.index("[[marker]]")
+    edit(folder, text[start:end], '[classifier]\nkind = "feature"\nmarkers = ["CD45"]\n\n')
     with pytest.raises(BundleError, match="choose a --bundle whose markers fit any nuclei"):
         compose(read_manifest(folder), made.folder)
 

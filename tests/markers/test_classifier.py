@@ -18,6 +18,7 @@ from lymphinfer.markers.classifier import (
     classify_patches,
     masked_bce,
 )
+from lymphinfer.validation import checked
 
 MARKERS = ("CD45", "CD3e", "CD4", "CD8a")
 
@@ -61,7 +62,7 @@ def test_four_heads_share_a_backbone_or_have_one_each(independent):
     assert logits.shape == (5, 4)
     whole = classify_patches(net, patches, batch_size=5)
     np.testing.assert_allclose(logits, whole, atol=1e-4)
-    assert ClassifierConfig.from_dict(config.to_dict()) == config
+    assert checked(ClassifierConfig, config.to_dict(), BundleError, "made") == config
 
 
 def test_an_unknown_backbone_is_named_with_near_ones():

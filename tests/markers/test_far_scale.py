@@ -17,6 +17,7 @@ from lymphinfer.markers.far_scale import (
     unfold_batch_norm,
 )
 from lymphinfer.markers.two_scale import FarScale, mirrored
+from lymphinfer.validation import checked
 
 SMALL = FarConfig(widths=(4, 6), blocks=(1, 1), features=5, outputs=("a", "b"), hidden=3)
 
@@ -58,7 +59,7 @@ def test_a_shipped_network_is_trained_further_from_the_same_function():
 
 
 def test_a_configuration_survives_the_manifest():
-    assert FarConfig.from_dict(SMALL.to_dict()) == SMALL
+    assert checked(FarConfig, SMALL.to_dict(), BundleError, "made") == SMALL
     with pytest.raises(ValueError, match="one number of blocks a level"):
         FarConfig(widths=(4, 6), blocks=(1,))
 

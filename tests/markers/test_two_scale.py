@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from lymphinfer.errors import BundleError
 from lymphinfer.markers.two_scale import (
     NearMarkers,
     TwoScaleConfig,
@@ -16,6 +17,7 @@ from lymphinfer.markers.two_scale import (
 from lymphinfer.nuclei.detector import Detection
 from lymphinfer.nuclei.stardist.detector import StarDistDetector
 from lymphinfer.nuclei.stardist.network import StarDistConfig, build_network
+from lymphinfer.validation import checked
 
 CONFIG = TwoScaleConfig(("CD45", "CD3e"), near=6, far=3, hidden=5)
 
@@ -42,7 +44,7 @@ def test_a_scale_that_is_missing_is_replaced_row_by_row():
 
 
 def test_a_configuration_survives_the_manifest():
-    assert TwoScaleConfig.from_dict(CONFIG.to_dict()) == CONFIG
+    assert checked(TwoScaleConfig, CONFIG.to_dict(), BundleError, "made") == CONFIG
 
 
 def circle(x: float, y: float, radius: float, vertices: int = 32) -> np.ndarray:

@@ -8,8 +8,8 @@ from lymphinfer.nuclei.detector import polygon_centroids
 from lymphinfer.nuclei.stardist.batch_norm import fold_batch_norm, unfold_batch_norm
 from lymphinfer.nuclei.stardist.decode import StarPolygons, decode, refine
 from lymphinfer.nuclei.stardist.detector import (
-    CONTEXT_PX,
     StarDistDetector,
+    context_px,
     pool_over_rays,
 )
 from lymphinfer.nuclei.stardist.infer import averaged_output, predict_dense, to_input
@@ -214,24 +214,64 @@ def test_a_network_learns_an_image_by_heart():
     assert losses[-1] < 0.4 * losses[0]
 
 
-def test_context_beyond_the_halo_does_not_change_a_prediction():
+SHAPES = [
+    StarDistConfig(n_filter_base=4, n_conv_after_unet=8),
+    StarDistConfig(n_filter_base=4, n_conv_after_unet=8, n_depth=4, n_markers=1),
+    StarDistConfig(n_filter_base=4, n_conv_after_unet=8, grid=4),
+    StarDistConfig(n_filter_base=4, n_conv_after_unet=8, grid=1, n_depth=2),
+    StarDistConfig(n_filter_base=4, n_conv_after_unet=8, n_depth=4, encoder="resnet"),
+    StarDistConfig(n_filter_base=4, n_conv_after_unet=8, n_blocks=4, encoder="resnet"),
+]
+
+
+@pytest.mark.parametrize("config", SHAPES, ids=[f"{c.encoder}-{i}" for i, c in enumerate(SHAPES)])
+def test_context_beyond_the_halo_does_not_change_a_prediction(config):
     """The halo that the detector asks for is the network's whole receptive field."""
     torch.manual_seed(0)
-    net = build_network(StarDistConfig(n_filter_base=4, n_conv_after_unet=8)).eval()
+    net = build_network(config).eval()
     rng = np.random.default_rng(1)
-    halo = CONTEXT_PX["unet"]
-    side = 2 * halo + 64
+    stride, grid = config.stride, config.grid
+    halo = context_px(config)
+    assert halo % stride == 0
+    side = 2 * halo + 2 * stride
     image = rng.integers(0, 255, (side, side, 3), dtype=np.uint8)
-    changed = rng.integers(0, 255, (side + 64, side + 64, 3), dtype=np.uint8)
-    changed[32:-32, 32:-32] = image
-    inner = predict_dense(net, image[None])[0].dist[
-        :, halo // 2 : -halo // 2, halo // 2 : -halo // 2
-    ]
-    outer_halo = (halo + 32) // 2
-    outer = predict_dense(net, changed[None])[0].dist[
-        :, outer_halo:-outer_halo, outer_halo:-outer_halo
-    ]
-    np.testing.assert_allclose(inner, outer, atol=1e-5)
+    changed = rng.integers(0, 255, (side + 2 * stride, side + 2 * stride, 3), dtype=np.uint8)
+    changed[stride:-stride, stride:-stride] = image
+
+    def inner(pixels, margin):
+        found = predict_dense(net, pixels[None])[0]
+        cut = slice(margin // grid, -(margin // grid))
+        maps = [found.dist, found.prob[None]]
+        maps += [] if found.marker_logit is None else [found.marker_logit]
+        return np.concatenate(maps)[:, cut, cut]
+
+    np.testing.assert_allclose(inner(image, halo), inner(changed, halo + stride), atol=1e-4)
+
+
+def test_a_network_that_sees_further_than_tiles_are_wide_is_refused():
+    config = StarDistConfig(n_filter_base=1, n_conv_after_unet=1, n_depth=6, grid=2)
+    with pytest.raises(ValueError, match=r"n_depth = 6 see .* px around .*change at the seams"):
+        StarDistDetector(
+            build_network(config), mpp=0.5, working_mpp=0.5, prob_threshold=0.5, nms_threshold=0.4
+        )
+
+
+@pytest.mark.parametrize("side", [333, 1001, 2112])
+def test_a_tile_s_far_edge_lies_where_it_lies_at_another_pixel_size(side):
+    """A tile is resampled to whole pixels, so that its scale is not quite the one wanted."""
+    detector = StarDistDetector(
+        small_net(), mpp=0.35, working_mpp=0.325, prob_threshold=0.5, nms_threshold=0.4
+    )
+    read = detector.infer(np.full((side, 64, 3), 200, np.uint8))
+    seen = round(side * 0.325 / 0.35)
+    at_the_edge = StarPolygons(
+        np.array([[10, seen - 0.5]], np.float32),
+        np.zeros((1, 32), np.float32),
+        np.ones(1, np.float32),
+    )
+    detector.polygons = lambda dense: at_the_edge
+    edge = detector.decode(read).polygons[0, 0]
+    assert edge[1] == pytest.approx(side, abs=0.01)
 
 
 def test_the_detector_returns_polygons_in_tile_pixels_whatever_its_own_pixel_size():
@@ -247,7 +287,7 @@ def test_the_detector_returns_polygons_in_tile_pixels_whatever_its_own_pixel_siz
     detector = Painted(
         small_net(), mpp=0.5, working_mpp=0.25, prob_threshold=0.5, nms_threshold=0.4
     )
-    centers = polygon_centroids(detector.decode(TilePrediction(dense, 0.5)).polygons)
+    centers = polygon_centroids(detector.decode(TilePrediction(dense, (0.5, 0.5))).polygons)
     # The disc around pixel (30, 30) covers [21, 40) at 0.5 um/px: its centre is 30.5, 61 at 0.25.
     assert np.abs(centers - [61, 61]).max(axis=1).min() < 1
 

@@ -21,18 +21,18 @@ from lymphinfer.nuclei.augment import (
     random_crop,
 )
 from lymphinfer.nuclei.datasets import read_annotated, read_folder, split_touching
-from lymphinfer.nuclei.hovernet.train import CropDataset as HoVerNetCrops
-from lymphinfer.nuclei.hovernet.train import HoVerNetTraining
 from lymphinfer.nuclei.metrics import score_segmentation
 from lymphinfer.nuclei.stardist.network import StarDistConfig
 from lymphinfer.nuclei.stardist.targets import object_probability
-from lymphinfer.nuclei.stardist.train import (
+from lymphinfer.training.detectors.hovernet import CropDataset as HoVerNetCrops
+from lymphinfer.training.detectors.hovernet import HoVerNetTraining
+from lymphinfer.training.detectors.stardist import (
     CropDataset,
     TrainConfig,
     Trainer,
     pool_over_instances,
 )
-from lymphinfer.nuclei.trainer import learning_rate_factor, use_one_thread
+from lymphinfer.training.detectors.trainer import learning_rate_factor, use_one_thread
 
 STILL = Augmentation(scale=(1, 1), rotate=0, stain=0, stain_vectors=0, brightness=0, blur=0, jpeg=0,
                      noise=0, contrast=0, sharpen=0)  # fmt: skip
@@ -208,8 +208,15 @@ def test_a_run_goes_on_from_its_folder_and_learns(tmp_path):
                                batch_norm=True, n_markers=1),
         mpp=0.325, crop_px=64, batch_size=2, steps=4, validate_every=2, bf16=False,
     )  # fmt: skip
-    half = TrainConfig(**{**config.__dict__, "steps": 2})
-    Trainer(half, tmp_path / "run").fit({"a": images}, images)
+
+    class Stopped(Trainer):
+        def losses(self, batch):
+            if self.step == 3:
+                raise KeyboardInterrupt
+            return super().losses(batch)
+
+    with pytest.raises(KeyboardInterrupt):
+        Stopped(config, tmp_path / "run").fit({"a": images}, images)
     resumed = Trainer(config, tmp_path / "run")
     assert resumed.step == 2
     net = resumed.fit({"a": images}, images)

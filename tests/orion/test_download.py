@@ -1,6 +1,7 @@
 import fsspec
 import pytest
 
+from lymphinfer import downloading
 from lymphinfer.errors import DataError, ResultError
 from lymphinfer.orion import download as module
 from lymphinfer.orion.download import download, find_remote
@@ -12,7 +13,7 @@ CONTENT = {"he": bytes(range(256)) * 40, "cells": b"CellID\n" * 700}
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     monkeypatch.setattr(module, "BLOCK_BYTES", 1000)
-    monkeypatch.setattr(module.time, "sleep", lambda _: None)
+    monkeypatch.setattr(downloading.time, "sleep", lambda _: None)
 
 
 @pytest.fixture

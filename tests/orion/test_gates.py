@@ -96,14 +96,14 @@ overexposure_min = 3
         read_gates(path, ["CRC01", "CRC02", "CRC03"], ["CD45", "CD3e", "CD4", "CD8a"])
     lines = str(caught.value).splitlines()
     for part in (
-        "slide CRC01: blank_max 'high' is no number",
+        "[slides.CRC01] blank_max = 'high': expected a number",
         "slide CRC01, CD45: negative_max 200 and positive_min 100 overlap",
         "slide CRC01, CD45: positive_min 100 and overexposure_min 50 leave no positive range",
-        "slide CRC01, CD3e: negative_max True is no number",
-        "slide CRC01, CD3e: no overexposure_min",
-        "slide CRC01, CD3e: unknown entry 'colour'",
-        "slide CRC01, CD4: set_at 'yesterday'",
-        "slide CRC01, CD4: af must hold",
+        "[slides.CRC01.CD3e] negative_max = True: expected a number",
+        "[slides.CRC01.CD3e] overexposure_min is missing",
+        "[slides.CRC01.CD3e] colour: unknown; known there: negative_max",
+        "[slides.CRC01.CD4] set_at = 'yesterday': expected a date with time",
+        "[slides.CRC01.CD4.af] beta is missing",
         "slide CRC01: no gate for CD8a",
         "slide CRC02: no gate for CD3e, CD4, CD8a",
         "no gates for slide CRC03",

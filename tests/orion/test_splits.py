@@ -90,7 +90,7 @@ def test_all_problems_of_a_splits_file_come_at_once(tmp_path):
         read_splits(path, ORION)
     text = str(caught.value)
     for part in (
-        "unknown entry 'fold'",
+        "fold: unknown; known there: train, val, test",
         "patient C1 is named 2 times",
         "patient C99 is not in the cohort",
         "CRC33_01 is a slide: name its patient, C33",
@@ -98,5 +98,5 @@ def test_all_problems_of_a_splits_file_come_at_once(tmp_path):
     ):
         assert part in text, part
     path.write_text('train = "C1"\nval = ["C2"]')
-    with pytest.raises(DataError, match="train must be a list"):
+    with pytest.raises(DataError, match="train = 'C1': expected a list"):
         read_splits(path, ORION)

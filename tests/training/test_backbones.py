@@ -1,12 +1,14 @@
 """Every backbone of Table 1 builds, has the paper's size, and sees what its original sees."""
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
+from lymphinfer.bundles.registry import find_bundle
 from lymphinfer.errors import BundleError
 from lymphinfer.markers.backbones import build_backbone
 from lymphinfer.markers.classifier import (
@@ -17,7 +19,8 @@ from lymphinfer.markers.classifier import (
 )
 from lymphinfer.markers.phikon import Phikon, build_phikon, from_hugging_face, load_phikon
 from lymphinfer.panel import TCELL_PANEL
-from lymphinfer.training.config import ModelConfig
+from lymphinfer.training.config import DataConfig, ModelConfig, RetrainConfig
+from lymphinfer.training.inputs import network_problems
 from lymphinfer.training.plan import parameter_count
 from lymphinfer.training.start import build_classifier, load_backbone
 
@@ -197,3 +200,18 @@ def test_every_backbone_of_table_1_takes_a_step_and_scores_at_112_px(backbone, m
     scores = classify_patches(net.eval(), patches)
     assert scores.shape == (2, 4)
     assert np.isfinite(scores).all()
+
+
+@pytest.mark.parametrize("freeze", [False, True])
+def test_the_backbone_of_the_shipped_patch_classifier_can_be_retrained(freeze):
+    """It begins from the shipped detector, as the shipped classifier did."""
+    model = ModelConfig(backbone="stardist-resnet", hidden=8, freeze=freeze)
+    config = RetrainConfig(data=DataConfig(patch_px=80), model=model)
+    assert network_problems(config) == []
+    net, start = build_classifier(model, ("CD45",), 80)
+    file = find_bundle("he-v1") / "stardist.safetensors"
+    assert str(file) in start and ("kept as they are" in start) == freeze
+    taught = load_file(file)["features.conv.weight"].float()
+    assert torch.equal(net.backbones[0].net.features.conv.weight, taught)
+    wrong = replace(config, data=DataConfig(patch_px=90))
+    assert "needs a patch_px that 16 divides" in network_problems(wrong)[0]

@@ -40,12 +40,12 @@ def test_every_problem_is_told_at_once(tmp_path):
     text = str(error.value)
     for part in (
         str(path),
-        "patch_px must be 16 to 512",
-        "unknown key colour in [data]",
-        "independent = 1: expected true or false",
+        "[data] patch_px = 5: expected 16 or more",
+        "[data] colour: unknown; known there: patch_px",
+        "[model] independent = 1: expected true or false",
         "learning_rate = 'fast': expected a number",
-        "schedule must be one of constant, cosine, not 'steps'",
-        "unknown section [extra]",
+        "[fit] schedule = 'steps': expected 'constant' or 'cosine'",
+        "extra: unknown; known there: data, model, fit, bundle",
     ):
         assert part in text
 
@@ -54,7 +54,7 @@ def test_a_whole_number_is_a_number_and_a_truth_value_is_none():
     assert parse_config({"fit": {"learning_rate": 1}}).fit.learning_rate == 1.0
     with pytest.raises(DataError, match="learning_rate"):
         parse_config({"fit": {"learning_rate": True}})
-    with pytest.raises(DataError, match="fit must be a section"):
+    with pytest.raises(DataError, match="fit = 3: expected a table"):
         parse_config({"fit": 3})
 
 

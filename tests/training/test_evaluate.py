@@ -7,11 +7,12 @@ import shutil
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import zarr
 from PIL import Image
 
 from lymphinfer.errors import DataError
 from lymphinfer.training import metrics
-from lymphinfer.training.evaluate import evaluate
+from lymphinfer.training.evaluate import evaluate, find_stores
 from lymphinfer.training.figure import choose_field, outline, overlay
 from lymphinfer.training.results import METRICS_JSON, METRICS_MD, PREDICTIONS
 
@@ -93,6 +94,17 @@ def test_a_training_run_can_be_measured_too(trained, tmp_path):
 def test_what_there_is_not_is_named(trained, tmp_path):
     with pytest.raises(DataError, match=r"no patch store of dev at 32 px; found: .*of train at 32"):
         evaluate(trained.bundle.folder, trained.work, tmp_path, split="dev", device="cpu")
+
+
+def test_an_unfinished_store_is_named_by_its_slide_where_it_matters(trained, tmp_path):
+    work = tmp_path / "work"
+    shutil.copytree(trained.work, work, ignore=shutil.ignore_patterns("train-*"))
+    stores = {split: find_stores(work, split, 32) for split in ("train", "test")}
+    zarr.open_group(stores["train"][0], mode="r+").attrs["complete"] = False
+    assert find_stores(work, "test", 32) == stores["test"]
+    slide = stores["train"][0].stem
+    with pytest.raises(DataError, match=rf"the patches of {slide} are unfinished.*retrain"):
+        evaluate(trained.bundle.folder, work, tmp_path / "out", split="train", device="cpu")
 
 
 def test_a_feature_bundle_cannot_be_measured_on_patches(base_bundle, trained, tmp_path):

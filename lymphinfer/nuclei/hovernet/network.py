@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from lymphinfer.convolutions import mend_convolutions
 from lymphinfer.errors import BundleError
 from lymphinfer.nuclei.hovernet.tiatoolbox import hovernet_module
+from lymphinfer.validation import table
 
 STRIDE_PX = 8
 FULL_WIDTH = 64
@@ -53,6 +54,7 @@ GEOMETRY = {
 }
 
 
+@table
 @dataclass(frozen=True)
 class HoVerNetConfig:
     """Shape of the network.
@@ -96,11 +98,6 @@ class HoVerNetConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for a bundle's TOML."""
         return {**asdict(self), "types": list(self.types)}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> HoVerNetConfig:
-        """Inverse of `to_dict`."""
-        return cls(**{**values, "types": tuple(values.get("types", ()))})
 
 
 class HoVerNetOutput(NamedTuple):

@@ -13,20 +13,46 @@ from lymphinfer.compute import channels_last
 from lymphinfer.nuclei.detector import Detection
 from lymphinfer.nuclei.stardist.decode import StarPolygons, decode, refine
 from lymphinfer.nuclei.stardist.infer import DensePrediction, Run, compiled, predict_dense
-from lymphinfer.nuclei.stardist.network import StarDistNet
+from lymphinfer.nuclei.stardist.network import StarDistConfig, StarDistNet
 
-# Context that a prediction depends on, px of the network's input, for the default depth: with this
-# much around it a nucleus comes out the same in every tile that sees it (tests/nuclei check it).
-# For the U-Net that is its whole receptive field. The residual network's is wider, but its training
-# left nothing beyond 128 px that moves a probability by 1e-4 or an outline by 0.01 px.
+# Context that a prediction depends on, px of the network's input: with this much around it a
+# nucleus comes out the same in every tile that sees it (tests/nuclei check it). For the U-Net of
+# the default depth that is its whole receptive field. The residual network's is wider, but the
+# training of the shipped shape left nothing beyond 128 px that moves a probability by 1e-4 or an
+# outline by 0.01 px.
 CONTEXT_PX = {"unet": 112, "resnet": 128}
+MEASURED_STRIDE, MEASURED_BLOCKS = 16, 3
+# Tiles with wider margins would mostly be margins.
+MAX_CONTEXT_PX = 512
+
+
+def context_px(config: StarDistConfig) -> int:
+    """Context that a network's predictions need, px of its input.
+
+    Raises
+    ------
+    ValueError
+        More than a tile can have around it.
+    """
+    least = CONTEXT_PX[config.encoder]
+    measured = config.stride <= MEASURED_STRIDE and config.n_blocks <= MEASURED_BLOCKS
+    if config.encoder == "resnet" and measured:
+        return least
+    wanted = max(least, config.context_px)
+    if wanted > MAX_CONTEXT_PX:
+        raise ValueError(
+            f"network: grid = {config.grid} and n_depth = {config.n_depth} see {wanted} px around "
+            f"a nucleus, and tiles are read with {MAX_CONTEXT_PX} px at most: its nuclei would "
+            "change at the seams. Train one that sees less"
+        )
+    return wanted
 
 
 class TilePrediction(NamedTuple):
-    """A dense prediction and how to read it."""
+    """A dense prediction, and network pixels per tile pixel along x and y."""
 
     dense: DensePrediction
-    scale: float
+    scale: tuple[float, float]
 
 
 class StarDistDetector:
@@ -67,6 +93,7 @@ class StarDistDetector:
         refine_at: tuple[float, ...] = (),
         runtime: str = "torch",
     ):
+        self.context_px = context_px(net.config)
         self.n_views, self.refine_at = n_views, refine_at
         self.device, self.autocast = torch.device(device), autocast
         self.net = channels_last(net.eval(), self.device)
@@ -81,19 +108,20 @@ class StarDistDetector:
 
     @property
     def halo_px(self) -> int:
-        """`CONTEXT_PX` in tile pixels, a multiple of `align_px`."""
-        context = CONTEXT_PX[self.net.config.encoder]
-        return int(-(-context / self.scale // self.align_px)) * self.align_px
+        """`context_px` in tile pixels, a multiple of `align_px`."""
+        return int(-(-self.context_px / self.scale // self.align_px)) * self.align_px
 
     def infer(self, tile: NDArray[np.uint8]) -> TilePrediction:
         """See `Detector.infer`."""
-        scale = 1.0
+        scale = (1.0, 1.0)
         if abs(self.scale - 1) > 1e-3:
             pixels = torch.from_numpy(tile.copy()).permute(2, 0, 1)[None].float()
-            size = [round(s * self.scale) for s in tile.shape[:2]]
+            height, width = tile.shape[:2]
+            size = [max(1, round(s * self.scale)) for s in (height, width)]
             resized = F.interpolate(pixels, size, mode="bilinear", antialias=True)
             tile = resized[0].permute(1, 2, 0).round().clamp(0, 255).byte().numpy()
-            scale = self.scale
+            # Whole pixels: not quite the scale that was wanted.
+            scale = size[1] / width, size[0] / height
         dense = predict_dense(
             self.net,
             tile[None],
@@ -121,7 +149,8 @@ class StarDistDetector:
         found = self.polygons(dense.dense)
         logits = dense.dense.marker_logit
         # The network's pixel centres are whole numbers; a tile's outer corner is its origin.
-        polygons = (found.vertices() + np.float32(0.5)) / np.float32(dense.scale)
+        scale: NDArray[np.float32] = np.array(dense.scale, np.float32)
+        polygons = (found.vertices() + np.float32(0.5)) / scale
         return Detection(
             polygons=polygons,
             probability=found.prob,

@@ -6,18 +6,27 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple, cast
+from typing import Annotated, Any, Literal, NamedTuple, cast
 
 import torch
+from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lymphinfer.convolutions import mend_convolutions
+from lymphinfer.validation import Count, table
 
 TYPICAL_RADIUS_PX = 6.5
 """Mean distance from a pixel of a nucleus to its boundary, working px at 0.325 µm/px."""
 
 
+def _stride(grid: int) -> int:
+    if grid not in (1, 2, 4, 8):
+        raise ValueError("the output's stride is 1, 2, 4 or 8 px")
+    return grid
+
+
+@table
 @dataclass(frozen=True)
 class StarDistConfig:
     """Shape of the network; the field names are those of stardist's ``Config2D``.
@@ -51,16 +60,16 @@ class StarDistConfig:
         read more than this network. Only with `n_marker_context`.
     """
 
-    n_rays: int = 32
-    grid: int = 2
-    n_filter_base: int = 32
-    n_depth: int = 3
-    n_conv_after_unet: int = 128
+    n_rays: Annotated[int, Field(ge=3)] = 32
+    grid: Annotated[int, AfterValidator(_stride)] = 2
+    n_filter_base: Count = 32
+    n_depth: Annotated[int, Field(ge=1, le=6)] = 3
+    n_conv_after_unet: Annotated[int, Field(ge=0)] = 128
     batch_norm: bool = False
-    n_markers: int = 0
-    encoder: str = "unet"
-    n_blocks: int = 2
-    n_marker_context: int = 0
+    n_markers: Annotated[int, Field(ge=0)] = 0
+    encoder: Literal["unet", "resnet"] = "unet"
+    n_blocks: Count = 2
+    n_marker_context: Annotated[int, Field(ge=0)] = 0
     marker_features: bool = False
 
     @property
@@ -69,6 +78,26 @@ class StarDistConfig:
         # The context of a marker head averages four by four pixels of twice the output's stride.
         levels = max(self.n_depth, 3) if self.n_marker_context else self.n_depth
         return int(self.grid * 2**levels)
+
+    @property
+    def context_px(self) -> int:
+        """How far from an output an input pixel can change it, px, up to a multiple of `stride`.
+
+        Radii of the convolutions and poolings, each times its stride.
+        """
+        halvings = [2**i for i in range(self.grid.bit_length() - 1)]
+        levels = [self.grid * 2**level for level in range(self.n_depth)]
+        if self.encoder == "unet":
+            # Two convolutions and a pooling before each halving, two convolutions behind it.
+            reach = sum(3 * s for s in halvings) + sum(5 * s for s in levels)
+            reach += 2 * self.grid * 2**self.n_depth + self.grid + self.grid * bool(self.n_markers)
+        else:
+            reach = 2 + sum(halvings[1:]) + self.grid
+            # A block's convolutions, the first on the finer grid; then the decoder's.
+            reach += sum(s * (1 + 2 + 4 * (self.n_blocks - 1)) + 2 * s for s in levels) + self.grid
+            reach += 4 * self.grid * bool(self.n_markers)
+            reach += 24 * self.grid * bool(self.n_marker_context)
+        return int(-(-reach // self.stride) * self.stride)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for a bundle's TOML."""

@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
@@ -16,17 +16,23 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
 from lymphinfer.compute import channels_last
+from lymphinfer.errors import DataError
 from lymphinfer.nuclei.datasets import AnnotatedImage
+from lymphinfer.training.resuming import Begun, check_same, digest_arrays, digest_weights
 
 log = logging.getLogger(__name__)
 
 STATE = "state.safetensors"
+DATA = "images"
+# Settings that may differ when a run goes on: how it is looked at and computed.
+_FREE = ("validate_every", "bf16", "autocast")
 Batch = dict[str, Tensor]
 
 
@@ -162,7 +168,13 @@ class DetectorTrainer(ABC, Generic[Net, Config]):
         self.average: Net = deepcopy(self.net).eval()
         self.optimizer = build_optimizer(self.net, self.last_layers(), config)
         self.step = 0
+        plain = {k: v for k, v in asdict(config).items() if k not in _FREE}  # type: ignore[call-overload]
+        self.begun: Begun = {**plain, "initial weights": digest_weights(initial)}
+        self._resumed: Begun | None = None
         if (folder / STATE).exists():
+            self._resumed = self._read_begun()
+            settings = {k: v for k, v in self._resumed.items() if k != DATA}
+            check_same(folder, settings, self.begun)
             self._load()
         (folder / "config.json").write_text(json.dumps(asdict(config), indent=1))  # type: ignore[call-overload]
 
@@ -182,20 +194,35 @@ class DetectorTrainer(ABC, Generic[Net, Config]):
     def score(self, held_out: Sequence[AnnotatedImage]) -> dict[str, float]:
         """Quality of the averaged network on held-out images, for the log."""
 
-    def run(self, dataset: Dataset[Batch], held_out: Sequence[AnnotatedImage]) -> Net:
+    def run(
+        self,
+        dataset: Dataset[Batch],
+        data: Mapping[str, Sequence[AnnotatedImage]],
+        held_out: Sequence[AnnotatedImage],
+    ) -> Net:
         """Train to the last step and return the averaged network in evaluation mode.
 
         Parameters
         ----------
         dataset : Dataset
             Endless; begun where this run stands.
+        data : mapping of str to sequence of AnnotatedImage
+            What the crops are cut from, by set. A run goes on with the same images alone.
         held_out : sequence of AnnotatedImage
             Scored every ``validate_every`` steps, never trained on; may be empty.
 
         Returns
         -------
         nn.Module
+
+        Raises
+        ------
+        DataError
+            The folder's run was begun with other images.
         """
+        self.begun[DATA] = {name: _digest(images) for name, images in data.items()}
+        if self._resumed is not None:
+            check_same(self.folder, {DATA: self._resumed[DATA]}, {DATA: self.begun[DATA]})
         cfg = self.config
         batches = iter(
             DataLoader(
@@ -261,8 +288,23 @@ class DetectorTrainer(ABC, Generic[Net, Config]):
             tensors |= {f"optimizer.{index}.{k}": v for k, v in kept.items()}
         tensors["step"] = torch.tensor(self.step)
         beside = self.folder / f"{STATE}.tmp"
-        save_file({k: v.detach().contiguous().clone() for k, v in tensors.items()}, beside)
+        plain = {k: v.detach().contiguous().clone() for k, v in tensors.items()}
+        save_file(plain, beside, {"begun": json.dumps(self.begun)})
         beside.replace(self.folder / STATE)
+
+    def _read_begun(self) -> Begun:
+        """What the folder's run was begun with."""
+        path = self.folder / STATE
+        try:
+            with safe_open(path, "pt") as file:
+                found: Begun = json.loads(file.metadata()["begun"])
+            return found
+        # A state of an earlier version has no metadata: what it was begun with cannot be proved.
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            raise DataError(
+                f"{path}: not a checkpoint of this version ({error}). Delete {self.folder} to "
+                "train anew."
+            ) from error
 
     def _load(self) -> None:
         tensors = load_file(self.folder / STATE)
@@ -279,6 +321,13 @@ class DetectorTrainer(ABC, Generic[Net, Config]):
             state.setdefault(int(index), {})[name] = value
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _digest(images: Sequence[AnnotatedImage]) -> str:
+    """Images of a set as one line: how many, and a hash of pixels, nuclei and what is known."""
+    sizes = np.array([image.mpp for image in images])
+    arrays = (a for i in images for a in (i.image, i.instances, i.leukocyte))
+    return f"{len(images)} images ({digest_arrays([sizes, *arrays])})"
 
 
 def use_one_thread(worker: int) -> None:

@@ -26,8 +26,8 @@ from lymphinfer.nuclei.hovernet.loss import HoVerNetLoss, hovernet_loss
 from lymphinfer.nuclei.hovernet.network import HoVerNetConfig, build_network, run_network
 from lymphinfer.nuclei.hovernet.targets import distance_maps, kind_map
 from lymphinfer.nuclei.metrics import SegmentationScore, score_segmentation
-from lymphinfer.nuclei.stardist.train import resample
-from lymphinfer.nuclei.trainer import Batch, DetectorTrainer, network_input
+from lymphinfer.training.detectors.stardist import resample
+from lymphinfer.training.detectors.trainer import Batch, DetectorTrainer, network_input
 
 TYPES = ("Other", "Leukocyte")
 """Types that a network learns where the annotations tell leukocytes from other nuclei."""
@@ -171,7 +171,8 @@ class HoVerNetTrainer(DetectorTrainer[nn.Module, HoVerNetTraining]):
         -------
         nn.Module
         """
-        return self.run(CropDataset(images, self.config, start=self.step), held_out)
+        crops = CropDataset(images, self.config, start=self.step)
+        return self.run(crops, {"images": images}, held_out)
 
     def losses(self, batch: Batch) -> HoVerNetLoss:
         """See `DetectorTrainer.losses`."""

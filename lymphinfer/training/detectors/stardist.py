@@ -36,7 +36,7 @@ from lymphinfer.nuclei.stardist.network import (
     build_network,
 )
 from lymphinfer.nuclei.stardist.targets import object_probability, star_targets
-from lymphinfer.nuclei.trainer import Batch, DetectorTrainer, network_input
+from lymphinfer.training.detectors.trainer import Batch, DetectorTrainer, network_input
 
 
 @dataclass(frozen=True)
@@ -309,7 +309,7 @@ class Trainer(DetectorTrainer[StarDistNet, TrainConfig]):
         StarDistNet
             On the CPU.
         """
-        net = self.run(CropDataset(sets, self.config, start=self.step), held_out)
+        net = self.run(CropDataset(sets, self.config, start=self.step), sets, held_out)
         return fold_batch_norm(deepcopy(net).cpu())
 
     def look(self, step: int) -> StarDistNet:
