@@ -26,12 +26,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lymphinfer.compute import channels_last
-<<<<<<< HEAD
 from lymphinfer.markers.far_scale import FarConfig, FarNet, unfold_batch_norm
-=======
-from lymphinfer.markers.far_scale import FarConfig, FarNet
 from lymphinfer.training.resuming import check_same, digest_arrays, digest_weights
->>>>>>> state
 from recipes.he.crc01 import (
     MARKERS,
     PARENTS,

@@ -29,7 +29,7 @@ from lymphinfer.runtime import choose_runtime
 from recipes.he.near_sets import MPP, SETS, at_mpp, labelled_nuclei, read_raw
 
 # Changed copies of an image beside the image itself: large images are many nuclei already.
-COPIES = {"consep": 4, "brca": 0, "nuinsseg": 2, "c01": 9}
+COPIES = {"consep": 4, "brca": 2, "nuinsseg": 2, "c01": 9}
 POINTS = 4
 CHANGES = Augmentation(
     stain=0.15, stain_vectors=0.03, brightness=0.02, contrast=0.12,
