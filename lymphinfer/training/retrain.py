@@ -12,7 +12,7 @@ from typing import Any
 
 from lymphinfer.bundles.registry import find_bundle
 from lymphinfer.bundles.schema import MANIFEST, BundleManifest, read_manifest
-from lymphinfer.training.bundle import CARD, Trained, make_bundle, stored_precision
+from lymphinfer.training.bundle import CARD, make_bundle, stored_precision
 from lymphinfer.training.calibrate import calibrate, read_calibration, write_calibration
 from lymphinfer.training.config import RetrainConfig
 from lymphinfer.training.device import AUTOCAST, make_accelerator
@@ -24,6 +24,7 @@ from lymphinfer.training.ledger import Ledger
 from lymphinfer.training.predictions import predict_stores
 from lymphinfer.training.results import METRICS_JSON, Evaluation, write_evaluation
 from lymphinfer.training.scorer import trained_scorer
+from lymphinfer.training.trained import Trained
 
 CALIBRATION = "calibration.json"
 Say = Callable[[str], None]

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 from lymphinfer.compute import channels_last
 from lymphinfer.errors import DataError
 from lymphinfer.nuclei.datasets import AnnotatedImage
+from lymphinfer.training.checkpoint import save_tensors
 from lymphinfer.training.resuming import Begun, check_same, digest_arrays, digest_weights
 
 log = logging.getLogger(__name__)
@@ -278,8 +279,9 @@ class DetectorTrainer(ABC, Generic[Net, Config]):
         log.info("%s", row)
 
     def _save(self) -> None:
-        average = {k: v.detach().contiguous() for k, v in self.average.state_dict().items()}
-        save_file(average, self.folder / f"average-{self.step}.safetensors")
+        save_tensors(
+            self.folder / f"average-{self.step}.safetensors", self.average.state_dict(), {}
+        )
         tensors = {f"net.{k}": v for k, v in self.net.state_dict().items()}
         tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
         for index, state in self.optimizer.state_dict()["state"].items():
@@ -287,10 +289,7 @@ class DetectorTrainer(ABC, Generic[Net, Config]):
             kept = {k: v for k, v in state.items() if isinstance(v, Tensor)}
             tensors |= {f"optimizer.{index}.{k}": v for k, v in kept.items()}
         tensors["step"] = torch.tensor(self.step)
-        beside = self.folder / f"{STATE}.tmp"
-        plain = {k: v.detach().contiguous().clone() for k, v in tensors.items()}
-        save_file(plain, beside, {"begun": json.dumps(self.begun)})
-        beside.replace(self.folder / STATE)
+        save_tensors(self.folder / STATE, tensors, {"begun": json.dumps(self.begun)})
 
     def _read_begun(self) -> Begun:
         """What the folder's run was begun with."""
