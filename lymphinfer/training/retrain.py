@@ -17,7 +17,7 @@ from lymphinfer.training.calibrate import calibrate, read_calibration, write_cal
 from lymphinfer.training.config import RetrainConfig
 from lymphinfer.training.device import AUTOCAST, make_accelerator
 from lymphinfer.training.evaluate import measure_predictions
-from lymphinfer.training.fingerprint import run_fingerprint
+from lymphinfer.training.fingerprint import model_with_weights, run_fingerprint
 from lymphinfer.training.fit import FitResult, Trainer
 from lymphinfer.training.inputs import Inputs, make_stores, open_inputs, open_split, population_of
 from lymphinfer.training.ledger import Ledger
@@ -160,7 +160,7 @@ def retrain(
 
 
 def _settings(config: RetrainConfig) -> dict[str, Any]:
-    values = config.to_dict()
+    values = config.to_dict() | {"model": model_with_weights(config)}
     for key in ("workers", "checkpoint_steps"):
         values["fit"].pop(key)
     return values
