@@ -70,7 +70,7 @@ def train(data: Path, run: Path, steps: int, width: int, mpp: float, batch: int)
         learning_rate=2e-3,
         ema_decay=0.99,
         validate_every=20,
-        autocast=half_type(CPU) is torch.bfloat16,
+        bf16=half_type(CPU) is torch.bfloat16,
     )
     began = time.perf_counter()
     HoVerNetTrainer(config, run).fit(images)

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from bundle_arguments import add_bundle_arguments, open_bundle
 from numpy.typing import NDArray
 from PIL import Image
 from process import machine
@@ -31,14 +32,12 @@ from rich.table import Table
 from seeing import at_mpp, look, probabilities
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, roc_auc_score
 
-from lymphinfer.bundles.evidence import DEFAULT_POINT
-from lymphinfer.bundles.loading import Bundle, load_bundle
+from lymphinfer.bundles.loading import Bundle
 from lymphinfer.bundles.registry import DEFAULT_BUNDLE
-from lymphinfer.compute import half_type, precision_name, resolve_device
+from lymphinfer.compute import precision_name
 from lymphinfer.markers.calibration import expected_calibration_error
 from lymphinfer.markers.two_scale import FarMap, FarScale, mirrored
 from lymphinfer.nuclei.metrics import pair_centroids
-from lymphinfer.runtime import choose_runtime
 from recipes.he.crc01 import GATES, MARKERS, PARENTS, SINGLE_GATES, TILE_PX, TiledSlide, read_slide
 from recipes.he.near_sets import gated, read_placement, read_tile
 
@@ -283,13 +282,8 @@ def main() -> None:
     parser.add_argument("--tiles", type=Path, help="folder with placement.csv, .png and .csv")
     parser.add_argument("--columns", help="tile columns of the slide, such as 4,8,16; all else")
     parser.add_argument("--tile-columns", help="the same for --tiles")
-    parser.add_argument("--bundle", default=DEFAULT_BUNDLE)
-    parser.add_argument("--operating-point", default=DEFAULT_POINT)
+    add_bundle_arguments(parser, DEFAULT_BUNDLE)
     parser.add_argument("--gates", nargs="*", default=[], metavar="MARKER=LOW:HIGH")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--precision", default="auto")
-    parser.add_argument("--runtime", default="auto")
-    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     if arguments.slide is None and arguments.tiles is None:
         parser.error("give --slide, --tiles or both")
@@ -304,13 +298,7 @@ def main() -> None:
         if name not in gates or not high:
             parser.error(f"--gates {text}: expected one of {', '.join(MARKERS)}, =, LOW:HIGH")
         gates[name] = float(low), float(high)
-    device = resolve_device(arguments.device)
-    bundle = load_bundle(
-        arguments.bundle,
-        device=device,
-        autocast=half_type(device, arguments.precision),
-        runtime=choose_runtime(device, arguments.runtime),
-    )
+    bundle = open_bundle(arguments)
     console, point = Console(width=150), arguments.operating_point
     result: dict[str, Any] = {
         "bundle": bundle.manifest.identity,

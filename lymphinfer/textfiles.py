@@ -29,7 +29,7 @@ _MARKS = (
 
 
 def text_encoding(head: bytes) -> str:
-    """Encoding of a text by its first bytes: its byte-order mark, else UTF-16's zeros, else UTF-8.
+    """Encoding of a text by its first bytes: its byte-order mark, else the zeros in it, else UTF-8.
 
     Examples
     --------
@@ -39,6 +39,11 @@ def text_encoding(head: bytes) -> str:
     for mark, encoding in _MARKS:
         if head.startswith(mark):
             return encoding
+    # A text's first character is mostly ASCII: where the zeros lie tells its width.
+    if head[:4].count(0) == 3 and 0 in (head[0], head[3]):
+        return "utf-32-be" if head[0] == 0 else "utf-32-le"
+    if head[:2].count(0) == 1:
+        return "utf-16-be" if head[0] == 0 else "utf-16-le"
     pairs = head[: len(head) & ~1][:512]
     zeros = len(pairs) // 2
     # Every other byte is zero in UTF-16 of Latin letters, and none ever is in UTF-8.

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import ast
+import re
 import sys
 import tomllib
 from pathlib import Path
@@ -21,6 +23,38 @@ def test_every_extra_is_known_with_what_it_brings():
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))
     extras = project["project"]["optional-dependencies"]
     assert set(IMPORTED) == set(extras) - NOT_IMPORTED
+
+
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
+    "openslide": "openslide-python",
+    "distributed": "dask",
+    "tomli_w": "tomli-w",
+}
+BROUGHT_ALONG = {"pydantic_core": "pydantic", "huggingface_hub": "timm", "torchvision": "timm",
+                 "pandas": "anndata", "geopandas": "spatialdata"}  # fmt: skip
+# Its message names it; Keras weights are converted once.
+ASKED_FOR = {"h5py"}
+
+
+def test_nothing_is_imported_that_only_developers_have():
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))
+    project = project["project"]
+    extras = project["optional-dependencies"]
+    lists = [project["dependencies"], *(extras[name] for name in set(extras) - NOT_IMPORTED)]
+    brought = {re.split(r"[^\w-]", entry)[0] for entries in lists for entry in entries}
+    imported = set()
+    for path in (Path(__file__).parents[1] / "lymphinfer").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                imported.add(str(node.module).split(".")[0])
+    imported -= set(sys.stdlib_module_names) | {"lymphinfer"} | ASKED_FOR
+    named = {DISTRIBUTIONS.get(name, BROUGHT_ALONG.get(name, name)) for name in imported}
+    assert named <= brought
 
 
 def test_train_detector_asks_for_its_extra_before_it_reads_anything(tmp_path, monkeypatch):

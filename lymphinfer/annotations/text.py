@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import gzip
 import io
 import json
@@ -14,14 +13,8 @@ from typing import Any
 import orjson
 
 from lymphinfer.errors import AnnotationError
+from lymphinfer.textfiles import decode
 
-_BOMS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
 _RECORD_SEPARATOR = "\x1e"
 
 
@@ -83,16 +76,8 @@ def _unpacked(raw: bytes) -> list[bytes]:
 
 
 def _decoded(raw: bytes, notes: list[str]) -> str:
-    for mark, encoding in _BOMS:
-        if raw.startswith(mark):
-            return raw.decode(encoding)
-    # JSON begins with an ASCII character: where the zeros lie tells its width.
-    if raw[:4].count(0) == 3:
-        return raw.decode("utf-32-be" if raw[0] == 0 else "utf-32-le")
-    if raw[:2].count(0) == 1:
-        return raw.decode("utf-16-be" if raw[0] == 0 else "utf-16-le")
     try:
-        return raw.decode("utf-8")
+        return decode(raw)
     except UnicodeDecodeError:
         notes.append("the file is not UTF-8: it was read as Windows-1252, class names may differ")
         return raw.decode("cp1252", errors="replace")

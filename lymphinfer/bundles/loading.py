@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,9 +15,8 @@ from safetensors.torch import load, load_file
 from torch import Tensor, nn
 
 from lymphinfer.bundles.composing import compose
-from lymphinfer.bundles.manifest_file import network_config
 from lymphinfer.bundles.registry import find_bundle
-from lymphinfer.bundles.schema import BundleManifest, Evidence, read_manifest
+from lymphinfer.bundles.schema import MANIFEST, BundleManifest, Evidence, read_manifest
 from lymphinfer.compute import channels_last
 from lymphinfer.downloading import sha256_of
 from lymphinfer.errors import BundleError
@@ -38,6 +38,9 @@ from lymphinfer.nuclei.hovernet.network import HoVerNetConfig
 from lymphinfer.nuclei.stardist.detector import StarDistDetector
 from lymphinfer.nuclei.stardist.network import StarDistConfig, build_network
 from lymphinfer.textfiles import is_utf8
+from lymphinfer.validation import checked
+
+T = TypeVar("T")
 
 # What may hold a pickle: code that runs when it is read.
 PICKLES = frozenset(
@@ -70,6 +73,14 @@ def verify_files(manifest: BundleManifest) -> None:
             f"bundle {manifest.name} in {manifest.folder}: {'; '.join(problems)}. "
             "This is not the bundle as it was published: install or download it again."
         )
+
+
+def _config(kind: type[T], manifest: BundleManifest, *at: str) -> T:
+    """Configuration of a network, from its table; BundleError with all that is wrong in it."""
+    values: Any = {"detector": manifest.detector, "classifier": manifest.classifier}
+    for name in at:
+        values = values[name]
+    return checked(kind, values, BundleError, manifest.folder / MANIFEST, at)
 
 
 def _load_into(module: nn.Module, manifest: BundleManifest, file: str) -> None:
@@ -272,7 +283,7 @@ def _build_stardist(
     runtime: str,
 ) -> Detector:
     table = manifest.detector
-    net = build_network(network_config(StarDistConfig, manifest, "detector", "network"))
+    net = build_network(_config(StarDistConfig, manifest, "detector", "network"))
     _load_into(net, manifest, table["file"])
     return StarDistDetector(
         net,
@@ -295,7 +306,7 @@ def _build_hovernet(
     runtime: str,
 ) -> Detector:
     table = manifest.detector
-    config = network_config(HoVerNetConfig, manifest, "detector", "network")
+    config = _config(HoVerNetConfig, manifest, "detector", "network")
     net = hovernet.build_network(config)
     _load_into(net, manifest, table["file"])
     return HoVerNetDetector(
@@ -316,7 +327,7 @@ def _build_markers(
     try:
         kind = table["kind"]
         if kind in ("patch", "dense"):
-            config = network_config(ClassifierConfig, manifest, "classifier", "network")
+            config = _config(ClassifierConfig, manifest, "classifier", "network")
             learned = config.markers
             classifier = MarkerClassifier(config)
             _load_into(classifier, manifest, table["file"])
@@ -329,10 +340,10 @@ def _build_markers(
         elif kind == "feature":
             learned = tuple(table["markers"])
         else:
-            head = TwoScaleHead(network_config(TwoScaleConfig, manifest, "classifier", "head"))
+            head = TwoScaleHead(_config(TwoScaleConfig, manifest, "classifier", "head"))
             _load_into(head.eval(), manifest, table["file"])
             learned = head.config.markers
-            net = FarNet(network_config(FarConfig, manifest, "classifier", "far", "network"))
+            net = FarNet(_config(FarConfig, manifest, "classifier", "far", "network"))
             _load_into(net, manifest, table["far"]["file"])
             far = FarScale(net, device=device, autocast=autocast, runtime=runtime)
     except ValueError as error:
@@ -364,7 +375,7 @@ def _with_near(
     if own and isinstance(finder, StarDistDetector):
         net = finder.net
     else:
-        config = network_config(StarDistConfig, manifest, "classifier", "near", "network")
+        config = _config(StarDistConfig, manifest, "classifier", "near", "network")
         net = build_network(config)
         _load_into(net, manifest, table["file"])
     if not net.config.marker_features:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
@@ -17,13 +17,9 @@ from lymphinfer.bundles.evidence import (
     OperatingPoint,
     evidence_of,
 )
-from lymphinfer.bundles.schema import MANIFEST, BundleManifest
-from lymphinfer.errors import BundleError
 from lymphinfer.panel import PANELS, Panel
 from lymphinfer.slides.pixel_size import MAX_MPP, MIN_MPP
-from lymphinfer.validation import Place, checked, place, table, validated
-
-T = TypeVar("T")
+from lymphinfer.validation import Place, place, table, validated
 
 
 def _panel(name: str) -> str:
@@ -250,28 +246,6 @@ def read_marker(values: Mapping[str, Any], problems: list[str]) -> MarkerSpec | 
         wrong.append(f"the thresholds of {' >= '.join(spec.points)} must not rise")
     problems += [f"[[marker]] {spec.name}: {text}" for text in wrong]
     return None if wrong else spec
-
-
-def network_config(kind: type[T], manifest: BundleManifest, *at: str) -> T:
-    """Configuration of a network that a bundle describes.
-
-    Parameters
-    ----------
-    kind : type
-        Of the configuration.
-    manifest : BundleManifest
-    at : str
-        Its table: ``detector`` or ``classifier``, and what stands in it.
-
-    Raises
-    ------
-    BundleError
-        With everything in the table that is wrong.
-    """
-    values: Any = {"detector": manifest.detector, "classifier": manifest.classifier}
-    for name in at:
-        values = values[name]
-    return checked(kind, values, BundleError, manifest.folder / MANIFEST, at)
 
 
 def _files_named(values: Any, at: Place) -> Iterator[tuple[Place, str]]:

@@ -14,16 +14,15 @@ from lymphinfer import __version__
 from lymphinfer.cli import gate, orion, weights
 from lymphinfer.cli.doctor import doctor
 from lymphinfer.cli.evaluate import evaluate
+from lymphinfer.cli.experiments import patch_size_study, table1
 from lymphinfer.cli.export import export
 from lymphinfer.cli.info import info
-from lymphinfer.cli.patch_size_study import patch_size_study
 from lymphinfer.cli.predict import predict
 from lymphinfer.cli.report import report
 from lymphinfer.cli.retrain import retrain
 from lymphinfer.cli.simulate import simulate
 from lymphinfer.cli.status import status
 from lymphinfer.cli.streams import guard_streams
-from lymphinfer.cli.table1 import table1
 from lymphinfer.cli.train_detector import train_detector
 from lymphinfer.cli.typed import RememberingGroup
 from lymphinfer.errors import NO_MEMORY, LymphinferError, is_memory_short

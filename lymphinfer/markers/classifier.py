@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lymphinfer.markers.backbones import Normalise, build_backbone
+from lymphinfer.markers.backbone_parts import Normalise
+from lymphinfer.markers.backbones import build_backbone
 from lymphinfer.runtime import OpenVinoNet
 from lymphinfer.validation import Count, table
 

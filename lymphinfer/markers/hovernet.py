@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lymphinfer.errors import BundleError
-from lymphinfer.markers.backbones import (
+from lymphinfer.markers.backbone_parts import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     BackboneSpec,

@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from lymphinfer.markers.backbones import IMAGENET_MEAN, IMAGENET_STD, FreezableBackbone
+from lymphinfer.markers.backbone_parts import IMAGENET_MEAN, IMAGENET_STD, FreezableBackbone
 from lymphinfer.nuclei.stardist.network import (
     ResidualStarDistNet,
     StarDistConfig,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lymphinfer.errors import BundleError
-from lymphinfer.markers.backbones import BackboneSpec
+from lymphinfer.markers.backbone_parts import BackboneSpec
 
 REPOSITORY = "owkin/phikon"
 WEIGHT_FILE = "model.safetensors"

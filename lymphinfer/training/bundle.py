@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lymphinfer.bundles.loading import load_bundle
 from lymphinfer.bundles.schema import BundleManifest, Evidence, MarkerSpec
@@ -15,44 +13,15 @@ from lymphinfer.errors import DataError
 from lymphinfer.markers.classifier import MarkerClassifier
 from lymphinfer.nuclei.hovernet.detector import HoVerNetDetector
 from lymphinfer.nuclei.stardist.detector import StarDistDetector
-from lymphinfer.training.calibrate import Calibrated, usable_threshold
+from lymphinfer.training.calibrate import usable_threshold
 from lymphinfer.training.card import write_card
 from lymphinfer.training.config import RetrainConfig
 from lymphinfer.training.inputs import Inputs
 from lymphinfer.training.intervals import MarkerMetrics
-from lymphinfer.training.results import Evaluation
+from lymphinfer.training.trained import Trained
 
 CARD = "CARD.md"
 DETECTOR_FILE, CLASSIFIER_FILE = "detector.safetensors", "classifier.safetensors"
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What training, calibration and evaluation have left.
-
-    Attributes
-    ----------
-    net : MarkerClassifier
-        At the precision that the bundle stores (`stored_precision`).
-    calibrated : Calibrated
-    evaluation : Evaluation
-    split : str
-        That it was measured on.
-    start : str
-        What the weights began as.
-    history : list of dict
-        A row an epoch.
-    cells : dict of str to int
-        Cells by split.
-    """
-
-    net: MarkerClassifier
-    calibrated: Calibrated
-    evaluation: Evaluation
-    split: str
-    start: str
-    history: list[dict[str, Any]]
-    cells: dict[str, int]
 
 
 def stored_precision(net: MarkerClassifier) -> MarkerClassifier:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from lymphinfer.bundles.schema import BundleManifest
 from lymphinfer.orion.labels import CURATION_RULE
 from lymphinfer.training.config import RetrainConfig
 from lymphinfer.training.inputs import Inputs
 from lymphinfer.training.results import metrics_table, slide_table
-
-if TYPE_CHECKING:
-    from lymphinfer.training.bundle import Trained
+from lymphinfer.training.trained import Trained
 
 _INTENDED = """\
 Research on H&E whole-slide images: maps and counts of nuclei with their probability of carrying \

@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
-from lymphinfer.errors import DataError, ResultError
+from lymphinfer.cells.files import atomic_write
+from lymphinfer.errors import DataError
 
 STATE, BEST, LOG = "state.safetensors", "best.safetensors", "log.jsonl"
 
@@ -70,16 +71,9 @@ class RunState:
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
     """Write a safetensors file that appears under its name once it is whole."""
-    beside = path.with_name(path.name + ".tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        plain = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-        save_file(plain, beside, metadata)
-        beside.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise ResultError(
-            f"cannot write {path} ({error}): free some space, or choose another folder with --out"
-        ) from error
+    plain = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+    with atomic_write(path) as file:
+        file.write(save(plain, metadata))
 
 
 def save_state(

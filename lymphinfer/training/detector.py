@@ -206,7 +206,7 @@ def _train_hovernet(
         steps=run.steps,
         learning_rate=FINE_TUNING_RATE if run.initial else FIRST_RATE,
         validate_every=run.validate_every,
-        autocast=half_type(device) is torch.bfloat16,
+        bf16=half_type(device) is torch.bfloat16,
     )
     trainer = HoVerNetTrainer(config, work, device=device, initial=weights, workers=run.workers)
     net = trainer.fit(images.train, images.held_out)

@@ -18,6 +18,7 @@ from lymphinfer.orion.celltable import CellTable, read_cells
 from lymphinfer.orion.cohort import Cohort, OrionSlide
 from lymphinfer.orion.manifest import CHANNELS
 from lymphinfer.orion.patches import to_working
+from lymphinfer.orion.planes import Planes
 from lymphinfer.training.plots import new_figure, save_figure
 from lymphinfer.training.scorer import Predictions, Scorer
 
@@ -89,24 +90,13 @@ def read_planes(path: Path, channels: list[int], field: Field) -> NDArray[Any]:
 
     Raises
     ------
-    DataError
+    SlideError
         The file cannot be read.
     """
-    import zarr
-    from tifffile import TiffFile
-
-    rows = slice(field.top, field.top + field.side)
-    columns = slice(field.left, field.left + field.side)
-    try:
-        with TiffFile(path) as tif:
-            series = max(tif.series, key=lambda image: int(np.prod(image.shape)))
-            array: Any = zarr.open(series.aszarr(level=0), mode="r")
-            if len(series.shape) == 2:
-                return np.asarray(array[rows, columns])[None]
-            return np.stack([np.asarray(array[c, rows, columns]) for c in channels])
-    # tifffile raises whatever a damaged file leads it into.
-    except Exception as error:
-        raise DataError(f"{path}: cannot be read ({error})") from error
+    with Planes(path) as image:
+        return np.stack(
+            [image.read_plane(c, field.left, field.top, field.side, field.side) for c in channels]
+        )
 
 
 def stretch(plane: NDArray[Any]) -> NDArray[np.float32]:

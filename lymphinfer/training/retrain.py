@@ -12,18 +12,19 @@ from typing import Any
 
 from lymphinfer.bundles.registry import find_bundle
 from lymphinfer.bundles.schema import MANIFEST, BundleManifest, read_manifest
-from lymphinfer.training.bundle import CARD, Trained, make_bundle, stored_precision
+from lymphinfer.training.bundle import CARD, make_bundle, stored_precision
 from lymphinfer.training.calibrate import calibrate, read_calibration, write_calibration
 from lymphinfer.training.config import RetrainConfig
 from lymphinfer.training.device import AUTOCAST, make_accelerator
 from lymphinfer.training.evaluate import measure_predictions
-from lymphinfer.training.fingerprint import run_fingerprint
+from lymphinfer.training.fingerprint import model_with_weights, run_fingerprint
 from lymphinfer.training.fit import FitResult, Trainer
 from lymphinfer.training.inputs import Inputs, make_stores, open_inputs, open_split, population_of
 from lymphinfer.training.ledger import Ledger
 from lymphinfer.training.predictions import predict_stores
 from lymphinfer.training.results import METRICS_JSON, Evaluation, write_evaluation
 from lymphinfer.training.scorer import trained_scorer
+from lymphinfer.training.trained import Trained
 
 CALIBRATION = "calibration.json"
 Say = Callable[[str], None]
@@ -159,7 +160,7 @@ def retrain(
 
 
 def _settings(config: RetrainConfig) -> dict[str, Any]:
-    values = config.to_dict()
+    values = config.to_dict() | {"model": model_with_weights(config)}
     for key in ("workers", "checkpoint_steps"):
         values["fit"].pop(key)
     return values

@@ -12,7 +12,7 @@ from torch import nn
 from lymphinfer.bundles.registry import list_bundles
 from lymphinfer.bundles.schema import read_manifest
 from lymphinfer.errors import BundleError
-from lymphinfer.markers.backbones import FreezableBackbone
+from lymphinfer.markers.backbone_parts import FreezableBackbone
 from lymphinfer.markers.classifier import ClassifierConfig, MarkerClassifier
 from lymphinfer.markers.hovernet import PRETRAINED, HoVerNetFeatures, load_hovernet
 from lymphinfer.markers.nucleus_encoder import NAME as NUCLEUS_ENCODER

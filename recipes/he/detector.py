@@ -182,14 +182,7 @@ def detector(
     if plan.everything:
         sets["consep"] += held_out.pop("consep")
     looks = [step for step in plan.looks if step <= config.steps]
-    trainer = Trainer(
-        config,
-        out,
-        device=device,
-        initial=weights,
-        workers=workers,
-        looks=looks,
-    )
+    trainer = Trainer(config, out, device=device, initial=weights, workers=workers, looks=looks)
     net = trainer.fit(sets, held_out.get("consep", []) + held_out["tnbc"])
     if looks:
         net = mean_of([trainer.look(step) for step in looks])

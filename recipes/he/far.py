@@ -25,6 +25,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lymphinfer.cells.files import atomic_write
 from lymphinfer.compute import channels_last
 from lymphinfer.markers.far_scale import FarConfig, FarNet, unfold_batch_norm
 from lymphinfer.training.resuming import check_same, digest_arrays, digest_weights
@@ -272,8 +273,8 @@ def train(
                 "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(),
                 "begun": begun,
             }  # fmt: skip
-            torch.save(kept_state, state.with_suffix(".new"))
-            state.with_suffix(".new").replace(state)
+            with atomic_write(state) as file:
+                torch.save(kept_state, file)
         if done in looks:
             columns = held_out if done == steps else held_out[:1]
             index, features = features_of(mean.net, data.slide, columns, device=device, half=half)

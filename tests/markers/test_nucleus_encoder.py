@@ -5,7 +5,8 @@ from dataclasses import replace
 import torch
 from torch.nn import functional as F
 
-from lymphinfer.markers.backbones import IMAGENET_MEAN, IMAGENET_STD, build_backbone
+from lymphinfer.markers.backbone_parts import IMAGENET_MEAN, IMAGENET_STD
+from lymphinfer.markers.backbones import build_backbone
 from lymphinfer.markers.nucleus_encoder import (
     CONFIG,
     NAME,

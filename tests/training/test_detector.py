@@ -78,7 +78,7 @@ def test_a_run_goes_on_where_it_stopped_and_its_loss_falls(annotated, tmp_path):
 
     config = HoVerNetTraining(
         network=HoVerNetConfig("fast", (), 8), mpp=0.5, crop_px=36, batch_size=1,
-        steps=8, validate_every=4, autocast=False,
+        steps=8, validate_every=4, bf16=False,
     )  # fmt: skip
 
     class Stopped(HoVerNetTrainer):

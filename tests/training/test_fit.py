@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from lymphinfer.errors import DataError, LymphinferError
 from lymphinfer.training.checkpoint import BEST, STATE, read_log, read_state
 from lymphinfer.training.config_file import replace_section
+from lymphinfer.training.fingerprint import run_fingerprint
 from lymphinfer.training.fit import Trainer
 from tests.training.training_made import make_sets, tiny_config
 
@@ -152,8 +153,18 @@ def test_it_stops_once_validation_no_longer_rises(sets, tmp_path, monkeypatch):
 
 def test_another_configuration_does_not_go_on_with_a_run(sets, reference):
     folder, _ = reference
-    with pytest.raises(DataError, match="other data or settings"):
+    with pytest.raises(DataError, match=r"settings: fit\.weighted was false, is true.*--work"):
         train(sets, folder, weighted=True)
+
+
+def test_weights_of_the_same_name_and_other_content_are_other_weights(sets, tmp_path):
+    file = tmp_path / "start.safetensors"
+    marks = []
+    for content in (b"one", b"other"):
+        file.write_bytes(content)
+        config = replace_section(tiny_config(), model={"backbone_weights": str(file)})
+        marks.append(run_fingerprint(config, sets))
+    assert marks[0] != marks[1]
 
 
 def test_more_epochs_go_on_with_a_run(sets, tmp_path):

@@ -12,7 +12,6 @@ from torch import nn
 from torch.utils.data import IterableDataset, get_worker_info
 
 from lymphinfer.nuclei.augment import (
-    Augmentation,
     Crop,
     perturb_optics,
     perturb_pigment,
@@ -27,46 +26,21 @@ from lymphinfer.nuclei.hovernet.network import HoVerNetConfig, build_network, ru
 from lymphinfer.nuclei.hovernet.targets import distance_maps, kind_map
 from lymphinfer.nuclei.metrics import SegmentationScore, score_segmentation
 from lymphinfer.training.detectors.stardist import resample
-from lymphinfer.training.detectors.trainer import Batch, DetectorTrainer, network_input
+from lymphinfer.training.detectors.trainer import Batch, DetectorTrainer, RunConfig, network_input
 
 TYPES = ("Other", "Leukocyte")
 """Types that a network learns where the annotations tell leukocytes from other nuclei."""
 
 
 @dataclass(frozen=True)
-class HoVerNetTraining:
-    """What a training run is.
-
-    Attributes
-    ----------
-    network : HoVerNetConfig
-    mpp : float
-        Pixel size that the network will work at, µm/px.
-    crop_px : int
-        Side of the output that is learned from; the input is wider by what the network cuts off.
-    batch_size, steps : int
-    learning_rate, weight_decay : float
-        Of `build_optimizer`; the rate rises for 5 % of the steps and falls along a cosine.
-    ema_decay : float
-        Of the moving average of the weights, which is what is kept.
-    validate_every : int
-    seed : int
-    autocast : bool
-        Run the convolutions in bfloat16.
-    """
+class HoVerNetTraining(RunConfig):
+    """What a training run of a HoVer-Net is; its input is wider than a crop by what it cuts off."""
 
     network: HoVerNetConfig = field(default_factory=HoVerNetConfig)
     mpp: float = 0.25
     crop_px: int = 164
     batch_size: int = 4
     steps: int = 5000
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-4
-    ema_decay: float = 0.998
-    validate_every: int = 500
-    seed: int = 0
-    autocast: bool = True
-    augmentation: Augmentation = field(default_factory=Augmentation)
 
 
 class CropDataset(IterableDataset[Batch]):
@@ -177,13 +151,13 @@ class HoVerNetTrainer(DetectorTrainer[nn.Module, HoVerNetTraining]):
     def losses(self, batch: Batch) -> HoVerNetLoss:
         """See `DetectorTrainer.losses`."""
         cfg = self.config
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=cfg.autocast):
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=cfg.bf16):
             output = run_network(self.net, network_input(batch["image"]), cfg.network.geometry)
         return hovernet_loss(output, batch["nucleus"], batch["distance"], batch["kind"])
 
     def score(self, held_out: Sequence[AnnotatedImage]) -> dict[str, float]:
         """See `DetectorTrainer.score`."""
-        half = torch.bfloat16 if self.config.autocast else None
+        half = torch.bfloat16 if self.config.bf16 else None
         found, _ = segment(
             self.average, self.config.network, held_out, mpp=self.config.mpp,
             device=self.device, autocast=half,

@@ -17,7 +17,6 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from lymphinfer.compute import channels_last
 from lymphinfer.nuclei.augment import (
-    Augmentation,
     Crop,
     perturb_optics,
     perturb_pigment,
@@ -36,25 +35,17 @@ from lymphinfer.nuclei.stardist.network import (
     build_network,
 )
 from lymphinfer.nuclei.stardist.targets import object_probability, star_targets
-from lymphinfer.training.detectors.trainer import Batch, DetectorTrainer, network_input
+from lymphinfer.training.detectors.trainer import Batch, DetectorTrainer, RunConfig, network_input
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """What a training run is.
+class TrainConfig(RunConfig):
+    """What a training run of a StarDist is.
 
     Attributes
     ----------
     network : StarDistConfig
         The first marker of the dense head, where there is one, is the leukocyte label.
-    mpp : float
-        Working pixel size, µm/px.
-    crop_px, batch_size, steps : int
-        Crop side at the working pixel size; crops a step; optimiser steps.
-    learning_rate, weight_decay : float
-        Of `build_optimizer`; the rate rises for 5 % of the steps and falls along a cosine.
-    ema_decay : float
-        Of the moving average of the weights, which is what is kept.
     shares : mapping of str to float
         Share of the crops drawn from each named set.
     overlap_share, marker_share, marker_doubt : float and tuple of float
@@ -63,17 +54,6 @@ class TrainConfig:
     """
 
     network: StarDistConfig = field(default_factory=lambda: StarDistConfig(batch_norm=True))
-    mpp: float = 0.325
-    crop_px: int = 256
-    batch_size: int = 8
-    steps: int = 6000
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-4
-    ema_decay: float = 0.998
-    validate_every: int = 500
-    seed: int = 0
-    bf16: bool = True
-    augmentation: Augmentation = field(default_factory=Augmentation)
     shares: dict[str, float] = field(default_factory=dict)
     overlap_share: float = 0.0
     marker_share: float = 0.5

@@ -9,22 +9,24 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
 from lymphinfer.compute import channels_last
 from lymphinfer.errors import DataError
+from lymphinfer.nuclei.augment import Augmentation
 from lymphinfer.nuclei.datasets import AnnotatedImage
+from lymphinfer.training.checkpoint import save_tensors
 from lymphinfer.training.resuming import Begun, check_same, digest_arrays, digest_weights
 
 log = logging.getLogger(__name__)
@@ -32,40 +34,44 @@ log = logging.getLogger(__name__)
 STATE = "state.safetensors"
 DATA = "images"
 # Settings that may differ when a run goes on: how it is looked at and computed.
-_FREE = ("validate_every", "bf16", "autocast")
+_FREE = ("validate_every", "bf16")
 Batch = dict[str, Tensor]
 
 
-class RunConfig(Protocol):
-    """What every training run states, whatever the network; a frozen dataclass."""
+@dataclass(frozen=True)
+class RunConfig:
+    """What every training run states, whatever the network.
 
-    @property
-    def batch_size(self) -> int:
-        """Crops a step."""
+    Attributes
+    ----------
+    mpp : float
+        Working pixel size, µm/px.
+    crop_px, batch_size, steps : int
+        Side of what is learned from, at the working pixel size; crops a step; optimiser steps.
+    learning_rate, weight_decay : float
+        Of `build_optimizer`; the rate rises for 5 % of the steps and falls along a cosine.
+    ema_decay : float
+        Of the moving average of the weights, which is what is kept.
+    validate_every : int
+        Steps between two looks at held-out images, each with a checkpoint.
+    seed : int
+        Of weights and crops.
+    bf16 : bool
+        Run the convolutions in bfloat16.
+    augmentation : Augmentation
+    """
 
-    @property
-    def steps(self) -> int:
-        """Optimiser steps."""
-
-    @property
-    def learning_rate(self) -> float:
-        """Highest rate: it rises for 5 % of the steps and falls along a cosine."""
-
-    @property
-    def weight_decay(self) -> float:
-        """Of `build_optimizer`."""
-
-    @property
-    def ema_decay(self) -> float:
-        """Of the moving average of the weights, which is what is kept."""
-
-    @property
-    def validate_every(self) -> int:
-        """Steps between two looks at held-out images, each with a checkpoint."""
-
-    @property
-    def seed(self) -> int:
-        """Of weights and crops."""
+    mpp: float = 0.325
+    crop_px: int = 256
+    batch_size: int = 8
+    steps: int = 6000
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    ema_decay: float = 0.998
+    validate_every: int = 500
+    seed: int = 0
+    bf16: bool = True
+    augmentation: Augmentation = field(default_factory=Augmentation)
 
 
 Config = TypeVar("Config", bound=RunConfig)
@@ -168,7 +174,7 @@ class DetectorTrainer(ABC, Generic[Net, Config]):
         self.average: Net = deepcopy(self.net).eval()
         self.optimizer = build_optimizer(self.net, self.last_layers(), config)
         self.step = 0
-        plain = {k: v for k, v in asdict(config).items() if k not in _FREE}  # type: ignore[call-overload]
+        plain = {k: v for k, v in asdict(config).items() if k not in _FREE}
         self.begun: Begun = {**plain, "initial weights": digest_weights(initial)}
         self._resumed: Begun | None = None
         if (folder / STATE).exists():
@@ -176,7 +182,7 @@ class DetectorTrainer(ABC, Generic[Net, Config]):
             settings = {k: v for k, v in self._resumed.items() if k != DATA}
             check_same(folder, settings, self.begun)
             self._load()
-        (folder / "config.json").write_text(json.dumps(asdict(config), indent=1))  # type: ignore[call-overload]
+        (folder / "config.json").write_text(json.dumps(asdict(config), indent=1))
 
     @abstractmethod
     def build(self) -> Net:
@@ -278,8 +284,9 @@ class DetectorTrainer(ABC, Generic[Net, Config]):
         log.info("%s", row)
 
     def _save(self) -> None:
-        average = {k: v.detach().contiguous() for k, v in self.average.state_dict().items()}
-        save_file(average, self.folder / f"average-{self.step}.safetensors")
+        save_tensors(
+            self.folder / f"average-{self.step}.safetensors", self.average.state_dict(), {}
+        )
         tensors = {f"net.{k}": v for k, v in self.net.state_dict().items()}
         tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
         for index, state in self.optimizer.state_dict()["state"].items():
@@ -287,10 +294,7 @@ class DetectorTrainer(ABC, Generic[Net, Config]):
             kept = {k: v for k, v in state.items() if isinstance(v, Tensor)}
             tensors |= {f"optimizer.{index}.{k}": v for k, v in kept.items()}
         tensors["step"] = torch.tensor(self.step)
-        beside = self.folder / f"{STATE}.tmp"
-        plain = {k: v.detach().contiguous().clone() for k, v in tensors.items()}
-        save_file(plain, beside, {"begun": json.dumps(self.begun)})
-        beside.replace(self.folder / STATE)
+        save_tensors(self.folder / STATE, tensors, {"begun": json.dumps(self.begun)})
 
     def _read_begun(self) -> Begun:
         """What the folder's run was begun with."""

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from lymphinfer.cells.files import atomic_write
 from lymphinfer.errors import DataError
+from lymphinfer.paper.numbers import TABLE_1, PaperRow, rows_of
+from lymphinfer.paper.trial import TrialMarker, TrialResult, run_trial, shared_stores
 from lymphinfer.training.config import RetrainConfig
 from lymphinfer.training.config_file import replace_section
 from lymphinfer.training.inputs import network_problems, open_inputs
-from lymphinfer.training.paper import TABLE_1, PaperRow, rows_of
-from lymphinfer.training.trial import TrialMarker, TrialResult, run_trial, shared_stores
 
 Say = Callable[[str], None]
 MARKDOWN, CSV = "table1.md", "table1.csv"

@@ -6,11 +6,11 @@ import io
 import pytest
 
 from lymphinfer.errors import DataError
+from lymphinfer.paper.numbers import TABLE_1, rows_of
+from lymphinfer.paper.patch_sizes import run_patch_size_study
+from lymphinfer.paper.table1 import as_csv, choose_rows, markdown, row_config, run_table1
+from lymphinfer.paper.trial import TrialMarker, TrialResult
 from lymphinfer.training.fit import Trainer
-from lymphinfer.training.paper import TABLE_1, rows_of
-from lymphinfer.training.patch_sizes import run_patch_size_study
-from lymphinfer.training.table1 import as_csv, choose_rows, markdown, row_config, run_table1
-from lymphinfer.training.trial import TrialMarker, TrialResult
 from tests.training.training_made import retrain_config
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from lymphinfer.cells.files import atomic_write
 from lymphinfer.errors import DataError
+from lymphinfer.paper.numbers import PATCH_SIZE_AUROC
+from lymphinfer.paper.trial import TrialResult, run_trial, shared_stores
 from lymphinfer.training.config import RetrainConfig
 from lymphinfer.training.config_file import replace_section
 from lymphinfer.training.inputs import network_problems, open_inputs
-from lymphinfer.training.paper import PATCH_SIZE_AUROC
-from lymphinfer.training.trial import TrialResult, run_trial, shared_stores
 
 SIZES = (32, 48, 64, 80, 96, 112, 128, 144)
 MARKDOWN, CSV = "patch_sizes.md", "patch_sizes.csv"

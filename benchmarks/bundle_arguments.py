@@ -1,0 +1,31 @@
+"""Which bundle is measured, and how it runs: the arguments that benchmarks share."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from lymphinfer.bundles.evidence import DEFAULT_POINT, OPERATING_POINTS
+from lymphinfer.bundles.loading import Bundle, load_bundle
+from lymphinfer.compute import half_type, resolve_device
+from lymphinfer.runtime import choose_runtime
+
+
+def add_bundle_arguments(parser: argparse.ArgumentParser, bundle: str) -> None:
+    """Add them; `bundle` is the one that is measured by default."""
+    parser.add_argument("--bundle", default=bundle)
+    parser.add_argument("--operating-point", default=DEFAULT_POINT, choices=OPERATING_POINTS)
+    for name in ("--device", "--precision", "--runtime"):
+        parser.add_argument(name, default="auto")
+    parser.add_argument("--json", type=Path)
+
+
+def open_bundle(arguments: argparse.Namespace) -> Bundle:
+    """The bundle as the arguments say."""
+    device = resolve_device(arguments.device)
+    return load_bundle(
+        arguments.bundle,
+        device=device,
+        autocast=half_type(device, arguments.precision),
+        runtime=choose_runtime(device, arguments.runtime),
+    )
