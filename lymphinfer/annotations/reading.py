@@ -139,7 +139,7 @@ def _features(path: Path, values: list[Any]) -> Iterator[Mapping[str, Any]]:
         elif kind == "feature" or "geometry" in value:
             yield value
             found = (_entry(place, _CHILDREN) for place in (value, _properties(value)))
-            yield from _features(path, [child for child in found if isinstance(child, list)])
+            yield from _features(path, [child for child in found if isinstance(child, list | dict)])
         elif "coordinates" in value or "geometries" in value:
             yield {"geometry": value}
         else:

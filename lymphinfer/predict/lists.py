@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 from lymphinfer.errors import SlideError
@@ -48,7 +49,8 @@ def read_list(path: Path, out: Path) -> list[Job]:
     r"""Read a csv or tsv with the columns ``slide[, mpp, bundle, out, roi, tissue, series]``.
 
     What spreadsheets make of such a file is read: ``;`` or a tab for the comma, a line ``sep=;``, a
-    decimal comma, UTF-16, ``\`` in paths, ``NA`` for an empty field. Other columns are ignored.
+    decimal comma, UTF-16, ``\`` in paths, ``NA`` for an empty field. Other columns are ignored,
+    with a word.
 
     Parameters
     ----------
@@ -80,6 +82,7 @@ def read_list(path: Path, out: Path) -> list[Job]:
     twice = [name for name in COLUMNS if times[name] > 1]
     if twice:
         raise SlideError(f"{path}: column {', '.join(twice)} stands there twice; leave one")
+    _tell_unused(path, table.header)
     entries: list[_Entry] = []
     problems: list[str] = list(table.problems)
     for row in table.rows:
@@ -190,6 +193,17 @@ def _repeated(entries: list[_Entry]) -> list[str]:
             hint = "" if first.series == entry.series else "; give each of its images an `out`"
             problems.append(f"line {entry.line}: {what} as line {first.line}{hint}")
     return problems
+
+
+def _tell_unused(path: Path, header: list[str]) -> None:
+    """Say which columns are not known: what stands in a mistyped one would be lost."""
+    unused = [name for name in header if name and name not in COLUMNS]
+    if not unused:
+        return
+    meant = {name: get_close_matches(name, COLUMNS, 1) for name in unused}
+    named = [f"{n} (is {meant[n][0]} meant?)" if meant[n] else n for n in unused[:_NAMED]]
+    more = f" and {len(unused) - _NAMED} more" if len(unused) > _NAMED else ""
+    log.warning("%s: columns that are not used: %s%s", shown(path), ", ".join(named), more)
 
 
 def _tell_missing(path: Path, entries: list[_Entry]) -> None:

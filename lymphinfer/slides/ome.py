@@ -145,6 +145,9 @@ class _OwnFile:
 
     def __call__(self, data: Element) -> bool:
         uuid, file = _file_of(data)
+        if len(self.uuids) == 1 and len(self.names) > 1 and self.name in self.names:
+            # One identity for several files, as a careless copy of the text has: names tell.
+            return file == self.name
         if uuid is None or len(self.uuids) == 1:
             return True
         if self.own_uuid in self.uuids:

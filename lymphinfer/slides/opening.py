@@ -270,7 +270,10 @@ def _describe(file: Path, head: bytes) -> str:
     except UnicodeDecodeError:
         shown = ""
     if shown and all(c.isprintable() or c.isspace() for c in shown):
-        return f"a text file that begins {shown[:30].strip()!r}: check where it comes from"
+        return (
+            f"a text file that begins {shown[:30].strip()!r}: check where it comes from; a list "
+            "of slides is a .csv file with a column `slide`"
+        )
     return (
         f"a file of unknown format (it begins {head[:8].hex(' ')}). Supported are the formats of "
         "OpenSlide, TIFF, OME-TIFF, OME-Zarr, CZI, PNG and JPEG: convert it to OME-TIFF"

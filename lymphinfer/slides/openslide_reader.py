@@ -70,6 +70,12 @@ class OpenSlideSlide(PyramidSlide):
         self._lock = threading.Lock()
         if properties.get("openslide.vendor") in _ANY_TILED_PAGE:
             self._keep_proved_levels()
+        if properties.get("dicom.ImageType[3]") == "RESAMPLED":
+            # Of level 0: the file of the scan itself is not there.
+            self.warnings = (
+                "Its finest DICOM file calls itself a resampled copy of the scan: if the file of "
+                "the scan itself was left behind, copy it beside this one.",
+            )
 
     def _keep_proved_levels(self) -> None:
         """Leave out what shows another picture than the level above it."""

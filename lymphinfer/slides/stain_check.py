@@ -28,12 +28,15 @@ _BRIGHT = 150
 _STAINED = 0.12
 _FLAT_COLOURS = 64
 _PINK_WHITE = 8
+# Pinkness of the median stained pixel: H&E, of lymphocytes too, stays above 0.01.
+_BLUE = -0.015
 
 _WAY_OUT = {
     "fluorescence": "Give the H&E image of the same section.",
     "grey": "Give the image with its colours.",
     "dab": "Give an H&E slide of the same block.",
     "haematoxylin": "Give an H&E slide of the same block.",
+    "chromogen": "Give an H&E slide of the same block.",
     "flat": "Give the H&E image itself.",
 }
 
@@ -45,7 +48,8 @@ class Appearance:
     Attributes
     ----------
     kind : str
-        ``"fluorescence"``, ``"grey"``, ``"dab"``, ``"haematoxylin"`` or ``"flat"``.
+        ``"fluorescence"``, ``"grey"``, ``"dab"``, ``"haematoxylin"``, ``"chromogen"`` or
+        ``"flat"``.
     reason : str
         In words that follow "it looks like ".
     is_certain : bool
@@ -240,6 +244,9 @@ def _by_density(stain: _Stain) -> Appearance | None:
             return Appearance("dab", reason, is_certain=high < 0)
         reason = "haematoxylin alone: blue, without the pink of eosin"
         return Appearance("haematoxylin", reason, is_certain=high < 0)
+    if middle < _BLUE:
+        reason = "a red or other chromogen on haematoxylin: blue nearly everywhere, red in places"
+        return Appearance("chromogen", reason, is_certain=False)
     return None
 
 

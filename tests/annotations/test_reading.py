@@ -93,6 +93,12 @@ def test_annotations_are_taken_whatever_names_them(read, marked):
     assert len(read({**feature(), **marked})) == 1
 
 
+def test_children_in_a_collection_of_their_own_are_read(read):
+    inner = {"type": "FeatureCollection", "features": [feature(classification="Inner")]}
+    outer = feature(classification="Outer") | {"childObjects": inner}
+    assert [item.class_name for item in read(outer)] == ["Outer", "Inner"]
+
+
 def test_children_lie_at_any_depth(read):
     inner = feature(classification="Inner", childObjects=[feature(objectType="detection")])
     outer = {"type": "Feature", "geometry": None,

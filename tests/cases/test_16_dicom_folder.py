@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 
 from lymphinfer.predict.inputs import find_jobs
@@ -46,3 +49,13 @@ def test_the_numbers_are_those_of_the_slide(case, tmp_path):
     (first, _) = find_jobs(case, tmp_path)
     # JPEG of quality 95 moves the expected number by some 4 %.
     assert_is_reference(predict(first.slide, first.folder), 0.06)
+
+
+def test_a_slide_whose_full_size_is_missing_says_so(case, tmp_path):
+    files = sorted((case / "case_A").iterdir(), key=lambda path: path.stat().st_size)
+    *rest, finest = [shutil.copy(file, tmp_path) for file in files]
+    with open_slide(finest) as slide:
+        assert not slide.warnings
+    Path(finest).unlink()
+    with open_slide(rest[-1]) as slide:
+        assert "resampled copy" in slide.warnings[0]

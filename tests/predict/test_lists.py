@@ -142,3 +142,12 @@ def test_addresses_stand_in_a_list_as_they_are(listed, tmp_path, caplog):
     ]
     assert [job.folder for job in (first, second)] == [tmp_path / "out" / n for n in ("a b", "c")]
     assert "not there" not in caplog.text
+
+
+def test_columns_that_mean_nothing_are_named_and_a_slip_is_guessed(listed, caplog):
+    (job,) = listed("slide,mmp,patient\ns.tif,0.25,17\n")
+    assert job.mpp is None
+    assert "not used: mmp (is mpp meant?), patient" in caplog.text
+    caplog.clear()
+    listed("slide,mpp,,\ns.tif,0.25,,\n")
+    assert "not used" not in caplog.text

@@ -178,3 +178,25 @@ def test_an_icc_profile_is_told_of(tmp_path, pixels):
     with open_slide(tmp_path / "a.tif", mpp=0.25) as slide:
         facts = slide.facts()
     assert facts["icc_profile"] == {"present": True, "bytes": 200, "applied": False}
+
+
+SET = """<?xml version="1.0" encoding="UTF-8"?>
+<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:1">{images}</OME>"""
+OF_SET = """<Image ID="Image:{i}" Name="{name}"><Pixels ID="Pixels:{i}" DimensionOrder="XYCZT"
+ Type="uint8" SizeX="300" SizeY="200" SizeZ="1" SizeC="3" SizeT="1" PhysicalSizeX="{mpp}">
+<Channel ID="Channel:{i}:0" SamplesPerPixel="3"/><TiffData IFD="0" PlaneCount="1">
+<UUID FileName="{name}.ome.tif">urn:uuid:1</UUID></TiffData></Pixels></Image>"""
+
+
+def test_files_of_a_set_that_share_an_identity_are_told_apart_by_their_names(tmp_path):
+    sizes = {"p": 0.25, "q": 0.5}
+    images = "".join(
+        OF_SET.format(i=i, name=name, mpp=mpp) for i, (name, mpp) in enumerate(sizes.items())
+    )
+    for name, mpp in sizes.items():
+        path = tmp_path / f"{name}.ome.tif"
+        tifffile.imwrite(path, np.full((200, 300, 3), 200, np.uint8), photometric="rgb",
+                         description=SET.format(images=images), metadata=None)  # fmt: skip
+        with open_slide(path) as slide:
+            assert slide.mpp == mpp
+            assert "describes pixels in" in slide.warnings[0]

@@ -85,5 +85,33 @@ def test_the_black_that_scanners_fill_in_does_not_count(real_svs):
     assert found is not None and "black" in found.reason
 
 
+# Optical densities of one unit (Ruifrok & Johnston 2001): haematoxylin as counterstain, Fast Red,
+# AEC, eosin.
+BLUE, FAST_RED, AEC, EOSIN = (0.70, 0.62, 0.30), (0.21, 0.85, 0.48), (0.27, 0.68, 0.68), (
+    0.07, 0.99, 0.11)  # fmt: skip
+
+
+def stained(share: float, chromogen: tuple[float, ...], over_all: float = 0.0) -> np.ndarray:
+    """Blue tissue, a share of its cells in a chromogen."""
+    rng = np.random.default_rng(0)
+    cells = rng.random((64, 64)).repeat(8, 0).repeat(8, 1)
+    density = np.full((512, 512, 1), 0.25) * BLUE * rng.uniform(0.6, 1.4, (512, 512, 1))
+    density[cells > 0.7] += 0.8 * np.array(BLUE)
+    density[cells < share] += np.array(chromogen)
+    density += over_all * np.array(EOSIN)
+    image = 243 * 10**-density
+    image[:, :100] = 243
+    return np.clip(image + rng.normal(0, 3, image.shape), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("chromogen", [FAST_RED, AEC])
+@pytest.mark.parametrize("share", [0.15, 0.4])
+def test_red_immunohistochemistry_is_warned_of(chromogen, share):
+    found = appearance([stained(share, chromogen)], [])
+    assert found is not None and found.kind in ("chromogen", "dab")
+    # With eosin all over it may be H&E.
+    assert appearance([stained(share, FAST_RED, over_all=0.4)], []) is None
+
+
 def test_an_empty_slide_is_let_through():
     assert appearance([np.full((64, 64, 3), 243, np.uint8)], []) is None
