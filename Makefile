@@ -16,7 +16,6 @@ ARGS ?=
 env: $(VENV)/.installed
 
 $(VENV)/.installed: WHAT = --editable '.[hovernet,dev]'
-$(VENV)/.installed: export BYTECODE = yes
 .venv-demo/.installed: WHAT = --editable .
 .venv-base/.installed: WHAT = .
 
