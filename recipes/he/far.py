@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lymphinfer.cells.files import atomic_write
-from lymphinfer.compute import channels_last
+from lymphinfer.compute import channels_last, half_type
 from lymphinfer.markers.far_scale import FarConfig, FarNet, unfold_batch_norm
 from lymphinfer.training.resuming import check_same, digest_arrays, digest_weights
 from recipes.he.crc01 import (
@@ -104,10 +104,11 @@ def loss_of(logits: Tensor, light: Tensor, batch: Batch) -> Tensor:
 
 @torch.inference_mode()
 def features_of(
-    net: FarNet, slide: TiledSlide, columns: Sequence[int], *, device: str, half: bool
+    net: FarNet, slide: TiledSlide, columns: Sequence[int], *, device: str
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Indices and far features of all nuclei of some columns, read with what lies around."""
     reach, stride = net.config.halo_px, net.config.stride
+    half = half_type(torch.device(device))
     index, found = [], []
     net = net.eval()
     for column in columns:
@@ -124,7 +125,7 @@ def features_of(
             assert side % stride == 0
             x = torch.from_numpy(pixels.transpose(2, 0, 1)[None]).to(device).float() / 255
             x = x.contiguous(memory_format=torch.channels_last)
-            with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=half):
+            with torch.autocast(torch.device(device).type, half, enabled=half is not None):
                 maps = net(x)
             where = torch.from_numpy(slide.xy[here] - (x0, y0) + 0.5).to(device)
             crop = torch.zeros(len(here), dtype=torch.long, device=device)
@@ -168,7 +169,7 @@ def main() -> None:
     parser.add_argument("--plain", type=float, default=0.15, help="share of unchanged crops")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--precision", choices=["bf16", "fp32"], default="bf16")
+    parser.add_argument("--precision", choices=["auto", "bf16", "fp32"], default="auto")
     parser.add_argument("--looks", type=int, default=3, help="times it is scored on the way")
     arguments = parser.parse_args()
     out: Path = arguments.out
@@ -241,7 +242,8 @@ def train(
     settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(arguments).items()}
     settings |= {"held_out": held_out, "slide": arguments.slide.name, "data": "", "out": out.name}
     (out / "settings.json").write_text(json.dumps(settings, indent=1) + "\n")
-    half = arguments.precision == "bf16"
+    # Without a scaler of gradients float16 is no choice.
+    half = half_type(torch.device(device), arguments.precision) is torch.bfloat16
     looks = {steps * (i + 1) // arguments.looks for i in range(arguments.looks)}
     average, began = None, time.perf_counter()
     for step in range(first, steps):
@@ -277,7 +279,7 @@ def train(
                 torch.save(kept_state, file)
         if done in looks:
             columns = held_out if done == steps else held_out[:1]
-            index, features = features_of(mean.net, data.slide, columns, device=device, half=half)
+            index, features = features_of(mean.net, data.slide, columns, device=device)
             with torch.inference_mode():
                 logits = mean.net.tell(torch.from_numpy(features).to(device)).float().cpu().numpy()
             found = scores(logits, labels[index])

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lymphinfer.compute import half_type
 from lymphinfer.markers.calibration import fit_calibration
 from lymphinfer.markers.far_scale import FarNet
 from lymphinfer.markers.two_scale import FarScale, mirrored
@@ -77,7 +78,7 @@ def read_run(folder: Path, slide: TiledSlide, device: str) -> FarRun:
     held_out = tuple(settings["held_out"])
     kept = folder / "calibration.json"
     if not kept.exists():
-        index, features = features_of(net, slide, held_out, device=device, half=True)
+        index, features = features_of(net, slide, held_out, device=device)
         logits = told(net, features)
         labels = output_labels(slide, index)
         found = [fit_calibration(logits[:, i], labels[:, i]) for i in range(len(OUTPUTS))]
@@ -124,7 +125,7 @@ def far_logits(
     found = np.full((len(near["labels"]), len(OUTPUTS)), np.nan, np.float32)
     for number, image in enumerate(images):
         run = run_for(image, number, runs)
-        far = FarScale(run.net, device=device, autocast=torch.bfloat16)
+        far = FarScale(run.net, device=device, autocast=half_type(torch.device(device)))
         pixels, origin, corner = far_pixels(image, slide, far)
         for copy in np.unique(near["copy"]):
             rows = np.flatnonzero((near["image"] == number) & (near["copy"] == copy))
@@ -184,9 +185,7 @@ def collect_logits(arguments: argparse.Namespace) -> None:
     if not logits:
         # Columns of its training: those that it has not seen are what everything is decided on.
         run = runs[0]
-        index, features = features_of(
-            run.net, slide, ALONE_COLUMNS, device=arguments.device, half=True
-        )
+        index, features = features_of(run.net, slide, ALONE_COLUMNS, device=arguments.device)
         chosen = rng.permutation(len(index))[:FAR_ALONE]
         logits.append(run(told(run.net, features[chosen])))
         labels.append(gated[index[chosen]].astype(np.int8))

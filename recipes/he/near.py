@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lymphinfer.bundles.loading import Bundle, load_bundle
+from lymphinfer.compute import half_type
 from lymphinfer.markers.two_scale import near_points
 from lymphinfer.nuclei.augment import Augmentation, perturb_optics, perturb_stain
 from lymphinfer.nuclei.detector import polygon_centroids
@@ -41,7 +42,8 @@ CHANGES = Augmentation(
 def maps_of(net: ResidualStarDistNet, pixels: NDArray[np.uint8], device: str) -> tuple[Tensor, ...]:
     """What `MarkerContext` reads of a whole image, padded to the network's stride."""
     x = to_input(pixels[None], net.config.stride).to(device)
-    with torch.autocast(torch.device(device).type, dtype=torch.bfloat16):
+    half = half_type(torch.device(device))
+    with torch.autocast(torch.device(device).type, dtype=half, enabled=half is not None):
         return net.read_around(x)
 
 
@@ -131,7 +133,7 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     device = torch.device(arguments.device)
     bundle = load_bundle(
-        arguments.bundle, device=device, autocast=torch.bfloat16, runtime=choose_runtime(device)
+        arguments.bundle, device=device, autocast=half_type(device), runtime=choose_runtime(device)
     )
     net = reader_of(bundle)
     np.savez(arguments.out / "reader.npz", **layers_of(net))  # type: ignore[arg-type]
