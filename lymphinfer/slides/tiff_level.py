@@ -120,6 +120,9 @@ class TiffLevel:
         else:
             self._planes = [(pages[0], 0, slice(0, samples))]
             self._samples = samples
+        # A damaged height would else be believed, and ask for all memory.
+        for page, first_segment, _ in self._planes:
+            self._check_listed(page, first_segment + count - 1)
         extra = first.extrasamples
         self._alpha = int(extra[0]) if self._samples == 4 and extra else 0
         for page in pages:
@@ -207,13 +210,16 @@ class TiffLevel:
                 self._store.keep(key, pixels)
             return pixels
 
-    def _decode(self, page: Any, index: int) -> NDArray[Any] | None:
-        """Samples of a segment, of the file's own depth."""
+    def _check_listed(self, page: Any, index: int) -> None:
         if index >= min(len(page.dataoffsets), len(page.databytecounts)):
             raise SlideError(
                 f"{self._store.source}: its list of {'tiles' if self.is_tiled else 'strips'} is "
                 "shorter than the image. The file is damaged: copy or export it again."
             )
+
+    def _decode(self, page: Any, index: int) -> NDArray[Any] | None:
+        """Samples of a segment, of the file's own depth."""
+        self._check_listed(page, index)
         offset, count = int(page.dataoffsets[index]), int(page.databytecounts[index])
         if count == 0:
             return None

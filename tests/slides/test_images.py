@@ -180,6 +180,16 @@ def test_an_icc_profile_is_told_of(tmp_path, pixels):
     assert facts["icc_profile"] == {"present": True, "bytes": 200, "applied": False}
 
 
+def test_a_height_that_the_list_of_tiles_does_not_bear_out_is_told_at_once(tmp_path):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.full((200, 300, 3), 200, np.uint8), photometric="rgb",
+                     tile=(128, 128), metadata=None)  # fmt: skip
+    with tifffile.TiffFile(path, mode="r+b") as tif:
+        tif.pages[0].tags["ImageLength"].overwrite(2_000_000_000, dtype="I")
+    with pytest.raises(SlideError, match="its list of tiles is shorter than the image"):
+        open_slide(path, mpp=0.25)
+
+
 SET = """<?xml version="1.0" encoding="UTF-8"?>
 <OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:1">{images}</OME>"""
 OF_SET = """<Image ID="Image:{i}" Name="{name}"><Pixels ID="Pixels:{i}" DimensionOrder="XYCZT"
