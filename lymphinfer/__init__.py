@@ -16,21 +16,21 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from lymphinfer.batch.options import BatchOptions
+    from lymphinfer.batch.run import predict_folder
+    from lymphinfer.batch.summary import BatchResult, SlideOutcome
     from lymphinfer.errors import LymphinferError
-    from lymphinfer.predict.batch import predict_folder
-    from lymphinfer.predict.options import BatchOptions
     from lymphinfer.predict.settings import PredictSettings, SlideResult
     from lymphinfer.predict.slide import predict_slide
-    from lymphinfer.predict.summary import BatchResult, SlideOutcome
 
 _HOMES = {
-    "BatchOptions": "lymphinfer.predict.options",
-    "BatchResult": "lymphinfer.predict.summary",
+    "BatchOptions": "lymphinfer.batch.options",
+    "BatchResult": "lymphinfer.batch.summary",
     "LymphinferError": "lymphinfer.errors",
     "PredictSettings": "lymphinfer.predict.settings",
-    "SlideOutcome": "lymphinfer.predict.summary",
+    "SlideOutcome": "lymphinfer.batch.summary",
     "SlideResult": "lymphinfer.predict.settings",
-    "predict_folder": "lymphinfer.predict.batch",
+    "predict_folder": "lymphinfer.batch.run",
     "predict_slide": "lymphinfer.predict.slide",
 }
 

@@ -19,9 +19,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lymphinfer.predict.claims import Claim, Claims
+from lymphinfer.batch.claims import Claim, Claims
+from lymphinfer.batch.job import Job
 from lymphinfer.predict.finish import finish_slide
-from lymphinfer.predict.inputs import Job
 from lymphinfer.predict.plan import SlidePlan, predict_shards
 from lymphinfer.predict.settings import PredictSettings, SlideResult
 from lymphinfer.predict.slide import load, open_plan

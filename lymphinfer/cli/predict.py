@@ -142,11 +142,11 @@ def predict(
     folder, on one machine or many, its processes share the slides.
     """
     # The command line answers --help before torch is loaded.
+    from lymphinfer.batch.inputs import is_single
+    from lymphinfer.batch.options import BatchOptions
     from lymphinfer.cli.predict_batch import list_jobs, run_batch
     from lymphinfer.cli.predict_run import run
     from lymphinfer.extras import require_extra
-    from lymphinfer.predict.inputs import is_single
-    from lymphinfer.predict.options import BatchOptions
     from lymphinfer.predict.settings import PredictSettings
 
     if report:

@@ -21,6 +21,14 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from lymphinfer.batch.claims import Claims
+from lymphinfer.batch.inputs import find_jobs, results_root
+from lymphinfer.batch.job import Job
+from lymphinfer.batch.options import BatchOptions
+from lymphinfer.batch.platform import exit_on_sigterm
+from lymphinfer.batch.run import run_jobs
+from lymphinfer.batch.state import Status, read_state
+from lymphinfer.batch.summary import CSV_NAME, BatchResult, SlideOutcome
 from lymphinfer.bundles.composing import used_manifest
 from lymphinfer.cli.enums import Engine
 from lymphinfer.cli.output import write_line, write_path
@@ -28,14 +36,7 @@ from lymphinfer.cli.predict_run import print_bundle
 from lymphinfer.cli.report_run import announce, make_reports
 from lymphinfer.cli.status import duration
 from lymphinfer.errors import AnnotationError
-from lymphinfer.predict.batch import run_jobs
-from lymphinfer.predict.claims import Claims
-from lymphinfer.predict.inputs import Job, find_jobs, results_root
-from lymphinfer.predict.options import BatchOptions
-from lymphinfer.predict.platform import exit_on_sigterm
 from lymphinfer.predict.settings import PredictSettings
-from lymphinfer.predict.state import Status, read_state
-from lymphinfer.predict.summary import CSV_NAME, BatchResult, SlideOutcome
 from lymphinfer.textfiles import shown
 
 MAX_ROWS = 40
@@ -76,13 +77,13 @@ class BatchBar:
         self.bar.stop()
 
     def began(self, job: Job, device: str, tiles: int, done: int) -> None:
-        """See `lymphinfer.predict.progress.BatchProgress`."""
+        """See `lymphinfer.batch.progress.BatchProgress`."""
         self._remove(job.folder)
         name = f"  {escape(shown(job.slide.name))} on {device}"
         self.tasks[job.folder] = self.bar.add_task(name, total=tiles, completed=done, note="tiles")
 
     def advanced(self, job: Job, nuclei: int) -> None:
-        """See `lymphinfer.predict.progress.BatchProgress`."""
+        """See `lymphinfer.batch.progress.BatchProgress`."""
         task = self.tasks.get(job.folder)
         if task is not None:
             self.nuclei[job.folder] += nuclei
@@ -90,7 +91,7 @@ class BatchBar:
             self.bar.update(task, advance=1, note=note)
 
     def ended(self, outcome: SlideOutcome, *, again: bool = False) -> None:
-        """See `lymphinfer.predict.progress.BatchProgress`."""
+        """See `lymphinfer.batch.progress.BatchProgress`."""
         self._remove(outcome.folder)
         self.bar.update(self.all, advance=1)
         if outcome.status is Status.DONE:
@@ -104,7 +105,7 @@ class BatchBar:
         self.console.print(line, soft_wrap=True)
 
     def waiting(self, slides: int, owner: str) -> None:
-        """See `lymphinfer.predict.progress.BatchProgress`."""
+        """See `lymphinfer.batch.progress.BatchProgress`."""
         note = f"waiting for {owner}"
         self.bar.update(self.all, note=note)
         if note != self.waited_for and not self.console.is_terminal:
@@ -152,7 +153,7 @@ def run_batch(
     print_bundle(console, used_manifest(settings.bundle, settings.detector))
     with BatchBar(console, len(jobs)) as progress:
         if engine is Engine.dask:
-            from lymphinfer.predict.dask_engine import run_on_dask
+            from lymphinfer.batch.places.dask import run_on_dask
 
             result = run_on_dask(jobs, root, settings, options, progress, scheduler=scheduler)
         else:

@@ -20,10 +20,10 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from lymphinfer.batch.inputs import find_jobs
 from lymphinfer.bundles.schema import BundleManifest
 from lymphinfer.cli.output import write_path
 from lymphinfer.cli.report_run import announce, make_reports
-from lymphinfer.predict.inputs import find_jobs
 from lymphinfer.predict.settings import PredictSettings, SlideResult
 from lymphinfer.predict.slide import load, predict_slide
 from lymphinfer.textfiles import shown

@@ -13,9 +13,9 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from lymphinfer.batch.locks import FolderLock
+from lymphinfer.batch.state import SlideState, Status, find_states
 from lymphinfer.errors import ResultError
-from lymphinfer.predict.locks import FolderLock
-from lymphinfer.predict.state import SlideState, Status, find_states
 from lymphinfer.textfiles import shown
 
 

@@ -14,11 +14,11 @@ from lymphinfer import __version__
 from lymphinfer.annotations import Roi
 from lymphinfer.bundles.schema import BundleManifest
 from lymphinfer.cells.areas import write_areas
+from lymphinfer.cells.naming import SUMMARY, slide_stem
 from lymphinfer.cells.parts import list_parts, open_parquet, read_parts
 from lymphinfer.export.geojson import write_geojson
 from lymphinfer.export.summary import Counts, summarise, write_summary
 from lymphinfer.predict.areas import blurred_areas
-from lymphinfer.predict.naming import SUMMARY, slide_stem
 from lymphinfer.predict.pipeline import DROPPED_KEY
 from lymphinfer.predict.plan import SlidePlan, remove_parts
 from lymphinfer.predict.settings import SlideResult

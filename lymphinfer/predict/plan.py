@@ -15,11 +15,11 @@ from shapely.geometry.base import BaseGeometry
 
 from lymphinfer.annotations import Roi
 from lymphinfer.bundles.loading import Bundle
+from lymphinfer.cells.naming import PARTS, SUMMARY, slide_stem
 from lymphinfer.cells.parts import is_done, list_parts, write_part
 from lymphinfer.compute import precision_name
 from lymphinfer.errors import LymphinferError, SlideError
 from lymphinfer.predict.areas import Limits, area_warnings, read_limits
-from lymphinfer.predict.naming import PARTS, SUMMARY, slide_stem
 from lymphinfer.predict.pipeline import OnTile, StageClock, TilePipeline
 from lymphinfer.predict.settings import PredictSettings, SlideResult, fingerprint
 from lymphinfer.slides import Shard, Slide, TileGrid, check_stain, tissue_mask

@@ -8,14 +8,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
+from lymphinfer.batch.ownership import assign_folders, check_owner, new_state
+from lymphinfer.batch.state import Status, enqueue, read_state, write_state
 from lymphinfer.bundles.composing import used_manifest
 from lymphinfer.bundles.loading import Bundle, load_bundle
 from lymphinfer.cells.files import atomic_write
+from lymphinfer.cells.naming import LONGEST_SUFFIX, SUMMARY, default_out, slide_stem
 from lymphinfer.compute import half_type, resolve_device
 from lymphinfer.errors import ResultError
 from lymphinfer.predict.finish import finish_slide
-from lymphinfer.predict.naming import LONGEST_SUFFIX, SUMMARY, default_out, slide_stem
-from lymphinfer.predict.ownership import assign_folders, check_owner, new_state
 from lymphinfer.predict.plan import (
     SlidePlan,
     add_seconds,
@@ -23,7 +24,6 @@ from lymphinfer.predict.plan import (
     predict_shards,
 )
 from lymphinfer.predict.settings import PredictSettings, SlideResult
-from lymphinfer.predict.state import Status, enqueue, read_state, write_state
 from lymphinfer.runtime import choose_runtime
 
 __all__ = ["SUMMARY", "Progress", "default_out", "load", "open_plan", "predict_slide", "slide_stem"]

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from lymphinfer.batch.inputs import find_jobs
 from lymphinfer.export.results import open_result
 from lymphinfer.export.views import VIEWS, write_view
-from lymphinfer.predict.inputs import find_jobs
 from lymphinfer.predict.slide import check_writable, predict_slide, slide_stem
 
-from ..predict.made_batch import settings
+from ..batch.made_batch import settings
 from .shared_scripts import make_case
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has other names and links")

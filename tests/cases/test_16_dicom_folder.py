@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lymphinfer.predict.inputs import find_jobs
+from lymphinfer.batch.inputs import find_jobs
 from lymphinfer.slides import open_slide
 
 from .reading import assert_is_reference, predict, run_case

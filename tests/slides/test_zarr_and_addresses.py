@@ -12,8 +12,8 @@ import pytest
 import tifffile
 import zarr
 
+from lymphinfer.batch.inputs import find_jobs, is_single
 from lymphinfer.errors import PixelSizeError, SlideError
-from lymphinfer.predict.inputs import find_jobs, is_single
 from lymphinfer.slides import open_slide
 
 from .made import halved, write_svs
