@@ -18,10 +18,11 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from lymphinfer.batch.options import BatchOptions
     from lymphinfer.batch.run import predict_folder
+    from lymphinfer.batch.single import predict_slide
     from lymphinfer.batch.summary import BatchResult, SlideOutcome
     from lymphinfer.errors import LymphinferError
-    from lymphinfer.predict.settings import PredictSettings, SlideResult
-    from lymphinfer.predict.slide import predict_slide
+    from lymphinfer.predict.result import SlideResult
+    from lymphinfer.predict.settings import PredictSettings
 
 _HOMES = {
     "BatchOptions": "lymphinfer.batch.options",
@@ -29,9 +30,9 @@ _HOMES = {
     "LymphinferError": "lymphinfer.errors",
     "PredictSettings": "lymphinfer.predict.settings",
     "SlideOutcome": "lymphinfer.batch.summary",
-    "SlideResult": "lymphinfer.predict.settings",
+    "SlideResult": "lymphinfer.predict.result",
     "predict_folder": "lymphinfer.batch.run",
-    "predict_slide": "lymphinfer.predict.slide",
+    "predict_slide": "lymphinfer.batch.single",
 }
 
 __all__ = [

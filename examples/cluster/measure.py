@@ -22,9 +22,9 @@ from rich.table import Table
 from lymphinfer.batch.claims import Claim, Claims
 from lymphinfer.batch.job import Job
 from lymphinfer.predict.finish import finish_slide
-from lymphinfer.predict.plan import SlidePlan, predict_shards
-from lymphinfer.predict.settings import PredictSettings, SlideResult
-from lymphinfer.predict.slide import load, open_plan
+from lymphinfer.predict.plan import SlidePlan, load, plan_slide, predict_shards
+from lymphinfer.predict.result import SlideResult
+from lymphinfer.predict.settings import PredictSettings
 from lymphinfer.simulate.slide import write_large_slide
 
 CYCLES = 50
@@ -103,7 +103,8 @@ def measure(
     slide: Path, place: Path, settings: PredictSettings, most: int, *, with_dask: bool
 ) -> list[tuple[str, str]]:
     bundle, loading = timed(load, settings)
-    plan, planning = timed(open_plan, slide, place / "out", settings, bundle)
+    with settings.open(slide) as opened:
+        plan, planning = timed(plan_slide, opened, place / "out", settings, bundle)
     if isinstance(plan, SlideResult) or not plan.shards:
         raise SystemExit(f"{slide}: nothing to compute")
     # Full shards from the middle of the slide: the first warms up, the edge has few tiles.

@@ -16,7 +16,7 @@ from dask_jobqueue import SLURMCluster
 
 from lymphinfer import PredictSettings
 from lymphinfer.batch.inputs import find_jobs
-from lymphinfer.batch.places.dask import run_on_dask
+from lymphinfer.batch.run import run_on_dask
 
 
 def main() -> None:

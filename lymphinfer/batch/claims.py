@@ -24,6 +24,7 @@ from lymphinfer.batch.state import (
     write_state,
 )
 from lymphinfer.bundles.composing import used_manifest
+from lymphinfer.bundles.schema import BundleManifest
 from lymphinfer.cells.naming import PARTS
 from lymphinfer.errors import LymphinferError, ResultError
 from lymphinfer.predict.settings import PredictSettings
@@ -76,6 +77,8 @@ class Claims:
         Try again what an earlier run has failed on.
     expires_s : float
         See `FolderLock`.
+    manifest : BundleManifest, optional
+        Of the bundle in use, where it is not the settings' one.
     """
 
     def __init__(
@@ -84,7 +87,9 @@ class Claims:
         *,
         retry_failed: bool = False,
         expires_s: float = EXPIRES_S,
+        manifest: BundleManifest | None = None,
     ):
+        self.manifest = manifest
         self.settings, self.retry_failed, self.expires_s = settings, retry_failed, expires_s
         self.began = time.time()
         self.heart = Heart(min(10.0, expires_s / 3))
@@ -244,7 +249,8 @@ class Claims:
         if settings not in self._requests:
             values = {k: v for k, v in settings.to_dict().items() if k not in _IDLE_OPTIONS}
             try:
-                values["bundle"] = used_manifest(settings.bundle, settings.detector).sha256
+                manifest = self.manifest or used_manifest(settings.bundle, settings.detector)
+                values["bundle"] = manifest.sha256
             except LymphinferError:
                 log.debug("bundle %s cannot be read", settings.bundle)
             text = json.dumps(values, sort_keys=True)

@@ -5,27 +5,25 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing.connection import wait
 from pathlib import Path
 
 import numpy as np
 import psutil
 
+from lymphinfer.batch.job import Job
 from lymphinfer.batch.locks import FolderLock
 from lymphinfer.batch.options import BatchOptions, device_names
-from lymphinfer.batch.places.worker_process import WorkerProcess
-from lymphinfer.batch.platform import describe_exit
-from lymphinfer.batch.tasks import Died, Failed, SlideTask
+from lymphinfer.batch.run import worker_processes
+from lymphinfer.batch.single import run_slide
 from lymphinfer.bundles.registry import DEFAULT_BUNDLE, ENVIRONMENT, list_bundles
 from lymphinfer.bundles.schema import read_manifest
 from lymphinfer.errors import LymphinferError, ResultError
 from lymphinfer.export.summary import versions
 from lymphinfer.extras import IMPORTED, missing_packages
-from lymphinfer.predict.settings import PredictSettings, SlideResult
+from lymphinfer.predict.settings import PredictSettings
 
 MIN_FREE_GB = 2.0
 MIN_MEMORY_GB = 4.0
@@ -98,27 +96,16 @@ def self_test(device: str, bundle: str = DEFAULT_BUNDLE) -> Check:
     Check
     """
     name = f"self-test on {device}"
-    worker = WorkerProcess(device)
+    options = BatchOptions(slide_timeout=SELF_TEST_S, stall_timeout=SELF_TEST_S)
+    settings = PredictSettings(bundle=bundle, device=device, workers=1)
     with tempfile.TemporaryDirectory(prefix="lymphinfer-") as place:
-        slide = _write_slide(Path(place) / "self-test.tif")
-        settings = PredictSettings(bundle=bundle, device=device, workers=1)
+        job = Job(_write_slide(Path(place) / "self-test.tif"), Path(place) / "out")
         try:
-            worker.send(SlideTask(slide, Path(place) / "out", settings))
-            end = time.monotonic() + SELF_TEST_S
-            while time.monotonic() < end:
-                wait(worker.waitables(), 1.0)
-                for message in worker.messages():
-                    if isinstance(message, SlideResult):
-                        words = f"{message.n_nuclei} nuclei in {message.seconds:.1f} s"
-                        return Check(name, words)
-                    if isinstance(message, Failed):
-                        return Check(name, message.reason, _device_fix(device))
-                    if isinstance(message, Died):
-                        how = describe_exit(message.code)
-                        return Check(name, f"its process died: {how}", _device_fix(device))
-        finally:
-            worker.close()
-    return Check(name, f"nothing within {SELF_TEST_S:.0f} s", _device_fix(device))
+            workers = worker_processes(settings, options)
+            result = run_slide(job, settings, options, place=workers)
+        except LymphinferError as error:
+            return Check(name, str(error), _device_fix(device))
+    return Check(name, f"{result.n_nuclei} nuclei in {result.seconds:.1f} s")
 
 
 def _device_fix(device: str) -> str:

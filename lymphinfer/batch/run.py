@@ -1,127 +1,165 @@
-"""Many slides on one machine: worker processes that may fail, and one that does not."""
+"""Runs a batch: claims slides, sends their tasks to a place, writes down what comes of them."""
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-from lymphinfer.batch.claims import Claim, Claims, Refusal, waiting_for
+from lymphinfer.batch.claims import Claim, Claims
 from lymphinfer.batch.inputs import find_jobs, results_root
 from lymphinfer.batch.job import Job
+from lymphinfer.batch.life import Life, Limits
 from lymphinfer.batch.options import BatchOptions, device_names
-from lymphinfer.batch.places.worker_process import WorkerProcess
+from lymphinfer.batch.places import Place
+from lymphinfer.batch.places.processes import Processes
 from lymphinfer.batch.progress import BatchProgress, SilentBatch
-from lymphinfer.batch.summary import BatchResult, SlideOutcome, outcome, write_batch
-from lymphinfer.batch.supervisor import Supervisor
-from lymphinfer.batch.tasks import Cause, Failed, is_disk_full
+from lymphinfer.batch.queue import Batch
+from lymphinfer.batch.summary import BatchResult, write_batch
+from lymphinfer.batch.tasks import Event, Failed, FinishTask, Task
 from lymphinfer.bundles.composing import used_manifest
 from lymphinfer.errors import LymphinferError
 from lymphinfer.predict.settings import PredictSettings
 
 log = logging.getLogger(__name__)
 
-LOOK_AGAIN_S = 1.0
+POLL_S = 0.5
+SAVE_STATE_S = 5.0
 
 
-class Batch:
-    """The jobs of a batch on their way from pending to done or failed.
+@dataclass
+class Work:
+    """A slide that this process holds."""
+
+    claim: Claim
+    life: Life
+    saved_s: float = 0.0
+    told: int = 0
+
+
+class Run:
+    """Leads the slides of a batch through their lives.
 
     Parameters
     ----------
-    jobs : sequence of Job
-    claims : Claims
-    progress : BatchProgress
+    batch : Batch
+    place : Place
+    limits : Limits
     """
 
-    def __init__(self, jobs: Sequence[Job], claims: Claims, progress: BatchProgress):
-        self.jobs, self.claims, self.progress = list(jobs), claims, progress
-        self.pending = deque(self.jobs)
-        self.elsewhere: deque[Job] = deque()
-        self.errors: dict[Path, str] = {}
-        self.stopped = ""
-        self._look_again = 0.0
+    def __init__(self, batch: Batch, place: Place, limits: Limits):
+        self.batch, self.place, self.limits = batch, place, limits
+        self.works: list[Work] = []
+        self.tasks: deque[Task] = deque()
+        self._owners: dict[int, Work] = {}
+        self._numbers = itertools.count(1)
 
-    def next_claim(self) -> Claim | None:
-        """Take the next slide that no other process has; None if there is none at present."""
-        while self.pending and not self.stopped:
-            claim = self._claim(self.pending.popleft())
-            if claim is not None:
-                return claim
-        if not self.elsewhere or self.stopped or time.monotonic() < self._look_again:
-            return None
-        for _ in range(len(self.elsewhere)):
-            claim = self._claim(self.elsewhere.popleft())
-            if claim is not None:
-                return claim
-        self._look_again = time.monotonic() + LOOK_AGAIN_S
-        if self.elsewhere:
-            self.progress.waiting(len(self.elsewhere), waiting_for(self.elsewhere[0].folder))
-        return None
+    def run(self) -> None:
+        """Until every slide is done or has failed, or the batch has stopped.
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether no slide is left to take."""
-        return bool(self.stopped) or not (self.pending or self.elsewhere)
+        Raises
+        ------
+        LymphinferError
+            The place is lost.
+        """
+        while not self.batch.stopped:
+            self._send()
+            if not self.works and self.batch.is_empty:
+                return
+            for event in list(self.place.answers(POLL_S)):
+                self._hear(event)
+            for work in list(self.works):
+                work.life.check(time.monotonic())
+                self._settle(work)
 
-    def done(self, claim: Claim, nuclei: int, *, computed: bool, retried: int = 0) -> None:
-        """A slide is done."""
-        try:
-            self.claims.done(claim, nuclei=nuclei, computed=computed, shards_retried=retried)
-        except LymphinferError as error:
-            self._unwritable(claim, error)
-        self._tell(claim.job)
+    def close(self) -> None:
+        """End all work; what is in hand is left for a later run."""
+        self.place.close()
+        for work in self.works:
+            self.batch.claims.requeue(work.claim)
+        self.works.clear()
+        self.tasks.clear()
 
-    def failed(self, claim: Claim, failed: Failed) -> None:
-        """A slide, or with it the batch, has failed."""
-        bundle = failed.cause is Cause.BUNDLE and claim.job.bundle is None
-        if failed.cause is Cause.DISK or bundle:
-            self.stopped = self.stopped or failed.reason
-            self.claims.requeue(claim)
+    def _send(self) -> None:
+        while self.place.room > 0:
+            if not self.tasks and not self._claim():
+                return
+            self.place.submit(self.tasks.popleft())
+
+    def _claim(self) -> bool:
+        """Take another slide; False if there is none at present."""
+        slides = len(self.batch.pending) + len(self.works)
+        claim = self.batch.next_claim()
+        if claim is None:
+            return False
+        life = Life(self._numbers, self.limits, self.place.pieces(slides))
+        work = Work(claim, life)
+        self.works.append(work)
+        self._take(work, life.claimed(claim.job.slide, claim.job.folder, claim.settings))
+        return True
+
+    def _take(self, work: Work, tasks: Sequence[Task]) -> None:
+        self._owners |= {task.id: work for task in tasks}
+        for task in tasks:
+            # What ends a slide and gives its lock back goes first.
+            (self.tasks.appendleft if isinstance(task, FinishTask) else self.tasks.append)(task)
+
+    def _hear(self, event: Event) -> None:
+        work = self._owners.get(event.task)
+        if work is None:
             return
-        try:
-            self.claims.failed(claim, failed.reason)
-        except LymphinferError as error:
-            self._unwritable(claim, error)
-        self._tell(claim.job)
+        life, before = work.life, work.life.nuclei
+        was_begun, was_planned = life.began_s is not None, life.plan is not None
+        self._take(work, life.hear(event, time.monotonic()))
+        if life.began_s is not None and not was_begun:
+            work.claim.began = time.perf_counter()
+        if life.plan is not None and not was_planned:
+            work.told = life.tiles_done
+            self.batch.progress.began(work.claim.job, life.where, life.tiles, life.tiles_done)
+            self._save(work)
+        self._tell(work, life.nuclei - before)
+        self._settle(work)
 
-    def result(self, root: Path, seconds: float) -> BatchResult:
-        """What became of all of them."""
-        outcomes = tuple(self._outcome(job) for job in self.jobs)
-        return BatchResult(root, outcomes, seconds, self.stopped)
+    def _tell(self, work: Work, nuclei: int) -> None:
+        """Say which tiles are done; none is taken back where a worker was lost."""
+        if work.life.tiles_done <= work.told:
+            return
+        for tile in range(work.life.tiles_done - work.told):
+            self.batch.progress.advanced(work.claim.job, 0 if tile else max(0, nuclei))
+        work.told = work.life.tiles_done
+        if time.monotonic() - work.saved_s > SAVE_STATE_S:
+            self._save(work)
 
-    def _claim(self, job: Job) -> Claim | None:
-        try:
-            claim = self.claims.claim(job)
-        except LymphinferError as error:
-            if is_disk_full(error):
-                self.stopped = str(error)
-            else:
-                self.errors[job.folder] = str(error)
-                self._tell(job)
-            return None
-        if isinstance(claim, Claim):
-            return claim
-        if claim is Refusal.BUSY:
-            self.elsewhere.append(job)
+    def _save(self, work: Work) -> None:
+        life = work.life
+        if life.end is not None:
+            return
+        work.saved_s = time.monotonic()
+        # A state that cannot be written now is written, or fails, at the slide's end.
+        with suppress(LymphinferError):
+            self.batch.claims.running(
+                work.claim, tiles=life.tiles, tiles_done=life.tiles_done, nuclei=life.nuclei,
+                device=life.where,
+            )  # fmt: skip
+
+    def _settle(self, work: Work) -> None:
+        life, end = work.life, work.life.end
+        if end is None or work not in self.works:
+            return
+        self.works.remove(work)
+        self.tasks = deque(task for task in self.tasks if self._owners[task.id] is not work)
+        self._owners = {task: owner for task, owner in self._owners.items() if owner is not work}
+        self.place.cancel(list(life.in_hand), kill=life.must_kill)
+        if isinstance(end, Failed):
+            self.batch.failed(work.claim, end)
         else:
-            self._tell(job, again=claim is Refusal.FAILED_BEFORE)
-        return None
-
-    def _unwritable(self, claim: Claim, error: LymphinferError) -> None:
-        if is_disk_full(error):
-            self.stopped = self.stopped or str(error)
-        else:
-            self.errors[claim.job.folder] = str(error)
-
-    def _outcome(self, job: Job) -> SlideOutcome:
-        return outcome(job, self.errors.get(job.folder, ""))
-
-    def _tell(self, job: Job, *, again: bool = False) -> None:
-        self.progress.ended(self._outcome(job), again=again)
+            self.batch.done(work.claim, end, computed=life.computed, retried=life.retried)
 
 
 def predict_folder(
@@ -169,6 +207,8 @@ def run_jobs(
     settings: PredictSettings | None = None,
     options: BatchOptions | None = None,
     progress: BatchProgress | None = None,
+    *,
+    place: AbstractContextManager[Place] | None = None,
 ) -> BatchResult:
     """Predict jobs, see `predict_folder`.
 
@@ -180,6 +220,8 @@ def run_jobs(
     settings : PredictSettings, optional
     options : BatchOptions, optional
     progress : BatchProgress, optional
+    place : context manager of Place, optional
+        Where the work is done; worker processes by default.
 
     Returns
     -------
@@ -193,22 +235,109 @@ def run_jobs(
     settings, options = settings or PredictSettings(), options or BatchOptions()
     began = time.perf_counter()
     used_manifest(settings.bundle, settings.detector).calls_at(settings.operating_point)
-    devices = device_names(options, settings.device)
-    cpus = devices.count("cpu")
-    threads = max(1, (os.cpu_count() or 1) // cpus) if cpus > 1 else None
+    place = place or worker_processes(settings, options)
     claims = Claims(settings, retry_failed=options.retry_failed, expires_s=options.lock_expires_s)
     batch = Batch(jobs, claims, progress or SilentBatch())
-    workers = [WorkerProcess(name, threads, options.worker_setup) for name in devices]
-    supervisor = Supervisor(batch, workers, options)
-    try:
-        claims.enqueue(batch.jobs)
-        supervisor.run()
-    finally:
-        supervisor.close()
-        claims.close()
+    run_batch(batch, place, options)
     result = batch.result(root, time.perf_counter() - began)
     try:
         write_batch(result, settings)
     except LymphinferError as error:
         log.error("%s", error)
     return result
+
+
+def run_batch(batch: Batch, place: AbstractContextManager[Place], options: BatchOptions) -> None:
+    """Lead a batch through a place and give everything back.
+
+    Raises
+    ------
+    LymphinferError
+        The place cannot be had, or is lost.
+    """
+    try:
+        with place as opened:
+            run = Run(batch, opened, limits_of(options, opened))
+            try:
+                batch.claims.enqueue(batch.jobs)
+                run.run()
+            finally:
+                run.close()
+    finally:
+        batch.claims.close()
+
+
+def run_on_dask(
+    jobs: Sequence[Job],
+    root: Path,
+    settings: PredictSettings | None = None,
+    options: BatchOptions | None = None,
+    progress: BatchProgress | None = None,
+    *,
+    scheduler: str | None = None,
+) -> BatchResult:
+    """Predict jobs on a Dask cluster, with the bytes of worker processes.
+
+    Parameters
+    ----------
+    jobs : sequence of Job
+        Slides and result folders that every worker sees under the same paths.
+    root : Path
+        Root of the results, for the summary.
+    settings : PredictSettings, optional
+        The bundle is looked for on the workers.
+    options : BatchOptions, optional
+    progress : BatchProgress, optional
+    scheduler : str, optional
+        Address, ``tcp://host:8786``. Without it, processes on this machine.
+
+    Returns
+    -------
+    BatchResult
+
+    Raises
+    ------
+    LymphinferError
+        dask.distributed is not installed, the scheduler cannot be reached, or is lost.
+    """
+    options = options or BatchOptions()
+    place = dask_workers(options, scheduler)
+    return run_jobs(jobs, root, settings, options, progress, place=place)
+
+
+@contextmanager
+def worker_processes(settings: PredictSettings, options: BatchOptions) -> Iterator[Place]:
+    """A worker process for each device.
+
+    Raises
+    ------
+    LymphinferError
+        A device is not on this machine.
+    """
+    devices = device_names(options, settings.device)
+    cpus = devices.count("cpu")
+    threads = max(1, (os.cpu_count() or 1) // cpus) if cpus > 1 else None
+    yield Processes(devices, threads, options.worker_setup)
+
+
+@contextmanager
+def dask_workers(options: BatchOptions, scheduler: str | None = None) -> Iterator[Place]:
+    """The workers of a Dask scheduler, or of one that is started on this machine.
+
+    Raises
+    ------
+    LymphinferError
+        dask.distributed is not installed, or the scheduler cannot be reached.
+    """
+    from lymphinfer.batch.places.dask import Dask
+    from lymphinfer.batch.places.dask_cluster import connect
+
+    with connect(scheduler, options) as client:
+        yield Dask(client)
+
+
+def limits_of(options: BatchOptions, place: Place) -> Limits:
+    """What a slide may cost."""
+    limit = options.memory_limit_gb
+    memory = place.memory if limit is None else int(limit * 1e9)
+    return Limits(options.slide_timeout, options.stall_timeout, memory)

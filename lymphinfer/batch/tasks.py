@@ -1,55 +1,75 @@
-"""What a supervisor and its workers say to each other; plain values that can be pickled."""
+"""What is sent to a place, and what it tells of it; plain values that can be pickled."""
 
 from __future__ import annotations
 
 import errno
-import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
 from lymphinfer.errors import BundleError, LymphinferError
 from lymphinfer.predict.plan import ShardsDone, SlidePlan
-from lymphinfer.predict.settings import PredictSettings, SlideResult
-
-
-@dataclass(frozen=True)
-class SlideTask:
-    """Predict a slide, all of it."""
-
-    path: Path
-    folder: Path
-    settings: PredictSettings
+from lymphinfer.predict.result import SlideResult
+from lymphinfer.predict.settings import PredictSettings
+from lymphinfer.slides.remote import remote_address
 
 
 @dataclass(frozen=True)
 class PlanTask:
-    """Plan a slide whose shards several workers will compute."""
+    """Plan a slide; `id` is the task's own number in its run."""
 
+    id: int
     path: Path
     folder: Path
     settings: PredictSettings
+
+    def anchored(self) -> PlanTask:
+        """The task for a process with another working folder, every path from the root."""
+        here = {name: _from_root(getattr(self.settings, name)) for name in ("roi", "tissue")}
+        here |= {name: _folder_from_root(getattr(self.settings, name))
+                 for name in ("bundle", "detector")}  # fmt: skip
+        path = self.path if remote_address(self.path) is not None else self.path.absolute()
+        settings = replace(self.settings, **here)  # type: ignore[arg-type]
+        return replace(self, path=path, folder=self.folder.absolute(), settings=settings)
 
 
 @dataclass(frozen=True)
 class ShardsTask:
     """Compute the shards of a plan that `SlidePlan.only` has cut down to them."""
 
+    id: int
     plan: SlidePlan
-    settings: PredictSettings
+
+    @property
+    def settings(self) -> PredictSettings:
+        """Those of the plan."""
+        return self.plan.settings
+
+    def anchored(self) -> ShardsTask:
+        """As it is: a plan's paths are those of the task that made it."""
+        return self
 
 
 @dataclass(frozen=True)
 class FinishTask:
     """Write the views of a slide whose shards are there."""
 
+    id: int
     plan: SlidePlan
-    settings: PredictSettings
     seconds: dict[str, float] = field(default_factory=dict)
     total_seconds: float = 0.0
 
+    @property
+    def settings(self) -> PredictSettings:
+        """Those of the plan."""
+        return self.plan.settings
 
-Task = SlideTask | PlanTask | ShardsTask | FinishTask
+    def anchored(self) -> FinishTask:
+        """As it is: a plan's paths are those of the task that made it."""
+        return self
+
+
+Task = PlanTask | ShardsTask | FinishTask
 
 
 class Cause(StrEnum):
@@ -61,54 +81,57 @@ class Cause(StrEnum):
 
 
 @dataclass(frozen=True)
-class Ready:
-    """The worker is up."""
+class Failed:
+    """The task failed; `error` is what was raised, where that was in this process."""
+
+    cause: Cause
+    reason: str
+    error: BaseException | None = field(default=None, compare=False)
+
+
+Answer = SlideResult | SlidePlan | ShardsDone | Failed
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A worker has the task: from now on it may hang. Told again, the worker before was lost."""
+
+    task: int
+    where: str
 
 
 @dataclass(frozen=True)
 class Began:
-    """The networks are loaded and work on the task begins."""
+    """The networks are loaded and work on the task begins: from now on the slide's time runs."""
 
-
-@dataclass(frozen=True)
-class Started:
-    """The slide has something to compute: tiles in all, and how many an earlier run has done."""
-
-    tiles: int
-    done: int
+    task: int
 
 
 @dataclass(frozen=True)
 class Advanced:
-    """A tile is done."""
+    """A tile is done, with that many nuclei."""
 
+    task: int
     nuclei: int
 
 
 @dataclass(frozen=True)
-class Failed:
-    """The task failed."""
+class Weighs:
+    """Bytes of memory that the task's worker has."""
 
-    cause: Cause
-    reason: str
-
-
-@dataclass(frozen=True)
-class Logged:
-    """A record of the worker's log."""
-
-    record: logging.LogRecord
+    task: int
+    bytes: int
 
 
 @dataclass(frozen=True)
-class Died:
-    """The worker's process has ended; its exit code, negative for a signal."""
+class Answered:
+    """The task is over."""
 
-    code: int | None
+    task: int
+    answer: Answer
 
 
-Answer = SlideResult | SlidePlan | ShardsDone | Failed
-Message = Ready | Began | Started | Advanced | Logged | Died | Answer
+Event = Taken | Began | Advanced | Weighs | Answered
 
 
 def failure(error: BaseException) -> Failed:
@@ -137,3 +160,12 @@ def is_disk_full(error: BaseException) -> bool:
             return True
         cause = cause.__cause__
     return False
+
+
+def _from_root(named: str | None) -> str | None:
+    return None if named is None else str(Path(named).absolute())
+
+
+def _folder_from_root(named: str | None) -> str | None:
+    """A folder from the root; a bundle's name is none."""
+    return _from_root(named) if named is not None and Path(named).is_dir() else named

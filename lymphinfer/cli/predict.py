@@ -143,9 +143,11 @@ def predict(
     """
     # The command line answers --help before torch is loaded.
     from lymphinfer.batch.inputs import is_single
-    from lymphinfer.batch.options import BatchOptions
+    from lymphinfer.batch.options import BatchOptions, device_names
+    from lymphinfer.batch.run import dask_workers, worker_processes
     from lymphinfer.cli.predict_batch import list_jobs, run_batch
     from lymphinfer.cli.predict_run import run
+    from lymphinfer.errors import LymphinferError
     from lymphinfer.extras import require_extra
     from lymphinfer.predict.settings import PredictSettings
 
@@ -178,15 +180,20 @@ def predict(
         memory_limit_gb=memory_limit,
         retry_failed=retry_failed,
     )
+    if scheduler is not None and engine is not Engine.dask:
+        raise LymphinferError(f"--scheduler {scheduler}: needs --engine dask")
     if dry_run:
         code = list_jobs(source, out, settings, options)
-    elif is_single(source) and len(options.devices) < 2 and engine is Engine.local:
-        if options.devices:
-            settings = replace(settings, device=options.devices[0])
-        code = run(source, out, settings, report=report)
     else:
-        code = run_batch(
-            source, out, settings, options, engine=engine, scheduler=scheduler, report=report
-        )
+        single = is_single(source)
+        place = None
+        if engine is Engine.dask:
+            place = dask_workers(options, scheduler)
+        elif single and options.devices:
+            names = device_names(options, device)
+            settings = replace(settings, device=names[0])
+            place = worker_processes(settings, options) if len(names) > 1 else None
+        work = run if single else run_batch
+        code = work(source, out, settings, options, place=place, report=report)
     if code:
         raise typer.Exit(code)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -25,12 +26,12 @@ from lymphinfer.batch.claims import Claims
 from lymphinfer.batch.inputs import find_jobs, results_root
 from lymphinfer.batch.job import Job
 from lymphinfer.batch.options import BatchOptions
+from lymphinfer.batch.places import Place
 from lymphinfer.batch.platform import exit_on_sigterm
 from lymphinfer.batch.run import run_jobs
 from lymphinfer.batch.state import Status, read_state
 from lymphinfer.batch.summary import CSV_NAME, BatchResult, SlideOutcome
 from lymphinfer.bundles.composing import used_manifest
-from lymphinfer.cli.enums import Engine
 from lymphinfer.cli.output import write_line, write_path
 from lymphinfer.cli.predict_run import print_bundle
 from lymphinfer.cli.report_run import announce, make_reports
@@ -124,8 +125,7 @@ def run_batch(
     settings: PredictSettings,
     options: BatchOptions,
     *,
-    engine: Engine = Engine.local,
-    scheduler: str | None = None,
+    place: AbstractContextManager[Place] | None = None,
     report: bool = False,
 ) -> int:
     """Predict many slides and print; with `report` their pages are made too.
@@ -152,12 +152,7 @@ def run_batch(
     jobs = find_jobs(source, root)
     print_bundle(console, used_manifest(settings.bundle, settings.detector))
     with BatchBar(console, len(jobs)) as progress:
-        if engine is Engine.dask:
-            from lymphinfer.batch.places.dask import run_on_dask
-
-            result = run_on_dask(jobs, root, settings, options, progress, scheduler=scheduler)
-        else:
-            result = run_jobs(jobs, root, settings, options, progress)
+        result = run_jobs(jobs, root, settings, options, progress, place=place)
     print_batch(console, result)
     for outcome in result.done:
         # The one thing on stdout, so that a script can take it.

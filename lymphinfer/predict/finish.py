@@ -19,9 +19,10 @@ from lymphinfer.cells.parts import list_parts, open_parquet, read_parts
 from lymphinfer.export.geojson import write_geojson
 from lymphinfer.export.summary import Counts, summarise, write_summary
 from lymphinfer.predict.areas import blurred_areas
+from lymphinfer.predict.earlier import remove_parts
 from lymphinfer.predict.pipeline import DROPPED_KEY
-from lymphinfer.predict.plan import SlidePlan, remove_parts
-from lymphinfer.predict.settings import SlideResult
+from lymphinfer.predict.plan import SlidePlan
+from lymphinfer.predict.result import SlideResult
 from lymphinfer.textfiles import shown
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Collection, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,14 +12,19 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from lymphinfer.annotations import Roi
-from lymphinfer.bundles.loading import Bundle
-from lymphinfer.cells.naming import PARTS, SUMMARY, slide_stem
-from lymphinfer.cells.parts import is_done, list_parts, write_part
-from lymphinfer.compute import precision_name
-from lymphinfer.errors import LymphinferError, SlideError
+from lymphinfer.bundles.composing import used_manifest
+from lymphinfer.bundles.loading import Bundle, load_bundle
+from lymphinfer.cells.files import atomic_write
+from lymphinfer.cells.naming import LONGEST_SUFFIX, PARTS, SUMMARY, slide_stem
+from lymphinfer.cells.parts import is_done, write_part
+from lymphinfer.compute import half_type, precision_name, resolve_device
+from lymphinfer.errors import LymphinferError, ResultError, SlideError
 from lymphinfer.predict.areas import Limits, area_warnings, read_limits
+from lymphinfer.predict.earlier import finished, remove_parts
 from lymphinfer.predict.pipeline import OnTile, StageClock, TilePipeline
-from lymphinfer.predict.settings import PredictSettings, SlideResult, fingerprint
+from lymphinfer.predict.result import SlideResult
+from lymphinfer.predict.settings import PredictSettings, fingerprint
+from lymphinfer.runtime import choose_runtime
 from lymphinfer.slides import Shard, Slide, TileGrid, check_stain, tissue_mask
 
 SHARD_PX = 4096
@@ -122,6 +125,48 @@ class ShardsDone:
     seconds: dict[str, float]
 
 
+def load(settings: PredictSettings) -> Bundle:
+    """Load the bundle of the settings on their device.
+
+    Raises
+    ------
+    BundleError
+        It cannot be used, or has no operating point of the settings' name.
+    """
+    device = resolve_device(settings.device)
+    used_manifest(settings.bundle, settings.detector).calls_at(settings.operating_point)
+    return load_bundle(
+        settings.bundle,
+        detector=settings.detector,
+        device=device,
+        autocast=half_type(device, settings.precision),
+        runtime=choose_runtime(device, settings.runtime),
+    )
+
+
+def check_writable(folder: Path, stem: str = "") -> None:
+    """Fail before the hours of work, not after them.
+
+    Parameters
+    ----------
+    folder : Path
+    stem : str
+        Start of the names of the files that will be written there.
+
+    Raises
+    ------
+    ResultError
+        Files cannot be made in the folder, not removed, or not have such long names.
+    """
+    probe = folder / f".{stem}{LONGEST_SUFFIX}.tmp"
+    with atomic_write(probe) as stream:
+        stream.write(b"")
+    try:
+        probe.unlink()
+    except OSError as error:
+        raise ResultError(f"{folder}: files can be made there but not removed ({error})") from error
+
+
 def plan_slide(
     slide: Slide, folder: Path, settings: PredictSettings, bundle: Bundle
 ) -> SlidePlan | SlideResult:
@@ -180,7 +225,7 @@ def plan_slide(
         remove_parts(parts)
     else:
         file = folder / f"{slide_stem(slide.path)}.{settings.format}"
-        summary = _finished(folder, file, mark, settings)
+        summary = finished(folder, file, mark, settings)
         if summary is not None:
             total = int(summary["shards"]["total"])
             seconds = time.perf_counter() - began
@@ -285,35 +330,8 @@ def add_seconds(*stages: Mapping[str, float]) -> dict[str, float]:
     return {name: sum(each.get(name, 0.0) for each in stages) for name in names}
 
 
-def remove_parts(parts: Path, keep: Collection[str] = ()) -> None:
-    """Delete the parts of a folder but those with these names."""
-    for part in list_parts(parts):
-        if part.name not in keep:
-            with suppress(OSError):
-                part.unlink()
-
-
 def _halo(bundle: Bundle) -> int:
     """Context for the detector and half a patch, aligned to the detector's pixel grid."""
     align = bundle.detector.align_px
     wanted = max(bundle.detector.halo_px, -(-bundle.markers.patch_px // 2) + align)
     return -(-wanted // align) * align
-
-
-def _finished(
-    folder: Path, file: Path, mark: str, settings: PredictSettings
-) -> dict[str, Any] | None:
-    """Summary of a complete earlier run with the same nuclei in the same file, or None."""
-    try:
-        summary: dict[str, Any] = json.loads((folder / SUMMARY).read_text("utf-8"))
-        asked = summary["arguments"]
-        same = asked["fingerprint"] == mark and summary["file"] == file.name
-        # The view's frame, which no nucleus depends on.
-        same = same and asked["crop_to_bounds"] == settings.crop_to_bounds
-        total = int(summary["shards"]["total"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    if not same or not file.is_file():
-        return None
-    whole = sum(is_done(part, mark) for part in list_parts(folder / PARTS)) == total
-    return summary if whole else None

@@ -157,36 +157,3 @@ def fingerprint(
     content += [] if settings.operating_point == DEFAULT_POINT else [settings.operating_point]
     content += [] if tissue_sha256 is None else [f"tissue {tissue_sha256}"]
     return hashlib.sha256(json.dumps([__version__, *content]).encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class SlideResult:
-    """A finished slide.
-
-    Attributes
-    ----------
-    slide : Path
-    folder : Path
-        The slide's result folder.
-    file : Path
-        What to drop on the image in QuPath.
-    summary : dict
-        Content of ``summary.json``.
-    resumed_shards, shards : int
-        Shards that were there already, and all of them.
-    seconds : float
-        Wall time of this run.
-    """
-
-    slide: Path
-    folder: Path
-    file: Path
-    summary: dict[str, Any]
-    resumed_shards: int
-    shards: int
-    seconds: float
-
-    @property
-    def n_nuclei(self) -> int:
-        """Nuclei in the file."""
-        return int(self.summary["nuclei"])

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from lymphinfer.batch.inputs import find_jobs
+from lymphinfer.batch.single import predict_slide
+from lymphinfer.cells.naming import slide_stem
 from lymphinfer.export.results import open_result
 from lymphinfer.export.views import VIEWS, write_view
-from lymphinfer.predict.slide import check_writable, predict_slide, slide_stem
+from lymphinfer.predict.plan import check_writable
 
 from ..batch.made_batch import settings
 from .shared_scripts import make_case

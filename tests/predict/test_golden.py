@@ -17,10 +17,10 @@ import pytest
 import shapely
 from scipy.spatial import cKDTree
 
+from lymphinfer.batch.single import predict_slide
 from lymphinfer.cells.parts import read_parts
 from lymphinfer.panel import PANELS
 from lymphinfer.predict.settings import PredictSettings
-from lymphinfer.predict.slide import predict_slide
 from lymphinfer.simulate.slide import write_demo_slide
 
 GOLDEN = Path(__file__).with_name("golden.json")

@@ -11,8 +11,8 @@ import pytest
 import shapely
 from typer.testing import CliRunner
 
+from lymphinfer.batch.single import predict_slide
 from lymphinfer.cli.app import app
-from lymphinfer.predict.slide import predict_slide
 from tests.slides.made import write_scn
 
 from .conftest import MPP, disc_image

@@ -16,10 +16,10 @@ import pytest
 import shapely
 from scipy.spatial import cKDTree
 
+from lymphinfer.batch.single import predict_slide
 from lymphinfer.cells.parts import list_parts
 from lymphinfer.errors import BundleError, PixelSizeError, ResultError, SlideError
 from lymphinfer.predict.settings import PredictSettings
-from lymphinfer.predict.slide import predict_slide
 
 from .conftest import MPP, RADIUS_PX, disc_image, write_svs
 

@@ -1,85 +1,51 @@
-"""What a Dask worker runs: the functions of the local engine, with one bundle a process."""
+"""What a Dask worker runs: the tasks of every place, with one bundle a process."""
 
 from __future__ import annotations
 
 import os
 import threading
-from dataclasses import replace
-from pathlib import Path
 
 import torch
 from distributed import get_worker
 
 from lymphinfer.batch.places.dask_cluster import THREADS
-from lymphinfer.batch.places.worker import BundleCache
-from lymphinfer.batch.tasks import Failed, failure
-from lymphinfer.bundles.composing import used_manifest
-from lymphinfer.bundles.loading import Bundle
-from lymphinfer.predict.finish import finish_slide
-from lymphinfer.predict.plan import ShardsDone, SlidePlan, predict_shards
-from lymphinfer.predict.settings import PredictSettings, SlideResult
-from lymphinfer.predict.slide import open_plan
+from lymphinfer.batch.places.perform import Performer, without_error
+from lymphinfer.batch.tasks import Advanced, Answer, Event, FinishTask, Task
 
-STARTS = "lymphinfer-starts"
-"""Topic of the scheduler's log on which every task says that it begins."""
-
-_bundles = BundleCache()
+_performer = Performer()
 # A network belongs to one thread at a time, however many threads a worker has.
 _device = threading.Lock()
 
 
-def plan(path: Path, folder: Path, settings: PredictSettings) -> SlidePlan | SlideResult | Failed:
-    """Plan a slide, see `plan_slide`; a failure is an answer, not an exception."""
-    try:
-        with _device:
-            return open_plan(path, folder, settings, _bundle(settings))
-    except Exception as error:
-        return failure(error)
-
-
-def shards(key: str, part: SlidePlan, settings: PredictSettings) -> ShardsDone | Failed:
-    """Compute the shards of a plan that `SlidePlan.only` has cut down to them.
+def do(topic: str, task: Task) -> Answer:
+    """Do a task; a failure is an answer, not an exception.
 
     Parameters
     ----------
-    key : str
-        Name of the task, told at its start: a second start under it is a retry.
-    part : SlidePlan
-    settings : PredictSettings
+    topic : str
+        Topic of the scheduler's log on which it is told how the task advances.
+    task : Task
+        With every path from the root.
 
     Returns
     -------
-    ShardsDone or Failed
+    Answer
     """
-    get_worker().log_event(STARTS, key)
-    try:
-        with _device:
-            # As the plan resolved it, whatever this worker's device prefers.
-            settings = replace(settings, precision=_short(part.precision), runtime=part.runtime)
-            ids = [shard.id for shard in part.shards]
-            return predict_shards(part, ids, _bundle(settings))
-    except Exception as error:
-        return failure(error)
+    worker = get_worker()
 
+    def tell(event: Event) -> None:
+        value = event.nuclei if isinstance(event, Advanced) else None
+        worker.log_event(topic, (type(event).__name__.lower(), event.task, value))
 
-def finish(
-    whole: SlidePlan, settings: PredictSettings, seconds: dict[str, float], total_seconds: float
-) -> SlideResult | Failed:
-    """Write the views of a slide, see `finish_slide`."""
-    try:
-        manifest = used_manifest(settings.bundle, settings.detector)
-        return finish_slide(whole, manifest, seconds=seconds, total_seconds=total_seconds)
-    except Exception as error:
-        return failure(error)
-
-
-def _bundle(settings: PredictSettings) -> Bundle:
+    worker.log_event(topic, ("taken", task.id, worker.address))
     # Dask starts its workers with OMP_NUM_THREADS=1.
-    threads = int(os.environ.get(THREADS) or get_worker().state.nthreads)
+    threads = int(os.environ.get(THREADS) or worker.state.nthreads)
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
-    return _bundles.get(settings)
-
-
-def _short(precision: str) -> str:
-    return {"bfloat16": "bf16", "float16": "fp16"}.get(precision, precision)
+    if isinstance(task, FinishTask):
+        return without_error(Performer().do(task, tell))
+    with _device:
+        answer = _performer.do(task, tell)
+        # The next task is likely another slide's.
+        _performer.close()
+    return without_error(answer)

@@ -1,18 +1,18 @@
-"""The supervisor's end of a worker."""
+"""The parent's end of a worker."""
 
 from __future__ import annotations
 
 import logging
 import multiprocessing
 import pickle
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
+from lymphinfer.batch.places.worker import Died, Logged, Message, Ready, main
 from lymphinfer.batch.platform import memory_bytes
-from lymphinfer.batch.tasks import Died, Logged, Message, Ready, Task
+from lymphinfer.batch.tasks import Answered, Event, Task
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
@@ -36,8 +36,6 @@ class WorkerProcess:
     ----------
     task : Task or None
         At work.
-    heard_s : float
-        Monotonic time of its last sign of life.
     """
 
     def __init__(
@@ -45,8 +43,6 @@ class WorkerProcess:
     ):
         self.device, self.threads, self.setup = device, threads, setup
         self.task: Task | None = None
-        self.heard_s = 0.0
-        self.is_ready = False
         self._process: SpawnProcess | None = None
         self._connection: Connection[Any, Any] | None = None
 
@@ -66,7 +62,7 @@ class WorkerProcess:
         connection = self._connection if self._process is not None else None
         if connection is None:
             connection = self._start()
-        self.task, self.heard_s = task, time.monotonic()
+        self.task = task
         # A process that has just died says so by its sentinel.
         with suppress(OSError):
             connection.send(task)
@@ -77,7 +73,7 @@ class WorkerProcess:
             return []
         return [self._connection, self._process.sentinel]
 
-    def messages(self) -> Iterator[Message]:
+    def messages(self) -> Iterator[Event | Died]:
         """What it has said since the last call; `Died` last, after which it can be used again."""
         process, connection = self._process, self._connection
         if process is None or connection is None:
@@ -86,11 +82,13 @@ class WorkerProcess:
         try:
             while connection.poll():
                 message: Message = connection.recv()
-                self.heard_s = time.monotonic()
                 if isinstance(message, Logged):
                     logging.getLogger(message.record.name).handle(message.record)
                     continue
-                self.is_ready |= isinstance(message, Ready)
+                if isinstance(message, Ready | Died):
+                    continue
+                if isinstance(message, Answered):
+                    self.task = None
                 yield message
         except (EOFError, OSError, pickle.UnpicklingError):
             ended = True
@@ -104,7 +102,7 @@ class WorkerProcess:
         """End its process at once. Safe to call twice."""
         process, self._process = self._process, None
         connection, self._connection = self._connection, None
-        self.task, self.is_ready = None, False
+        self.task = None
         if process is not None:
             with suppress(OSError):
                 process.kill()
@@ -123,12 +121,10 @@ class WorkerProcess:
         self.kill()
 
     def _start(self) -> Connection[Any, Any]:
-        from lymphinfer.batch.places import worker
-
         ours, theirs = _CONTEXT.Pipe()
         level = logging.getLogger().getEffectiveLevel()
         process = _CONTEXT.Process(
-            target=worker.main,
+            target=main,
             args=(theirs, self.device, self.threads, level, self.setup),
             name=f"lymphinfer {self.device}",
             daemon=True,
@@ -136,5 +132,5 @@ class WorkerProcess:
         process.start()
         # With the child's end open here too, its death would never show as the end of the pipe.
         theirs.close()
-        self._process, self._connection, self.is_ready = process, ours, False
+        self._process, self._connection = process, ours
         return ours

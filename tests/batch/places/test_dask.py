@@ -83,7 +83,7 @@ def cluster(folder: Path, workers: int = 3) -> Iterator[tuple[str, list[subproce
 
 
 def run(root: Path, out: str, chosen, address: str):
-    from lymphinfer.batch.places.dask import run_on_dask
+    from lymphinfer.batch.run import run_on_dask
 
     jobs = find_jobs(root / "in", root / out)
     return run_on_dask(jobs, root / out, chosen, scheduler=address)
