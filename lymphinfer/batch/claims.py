@@ -5,17 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 from pathlib import Path
+from typing import Any
 
 from lymphinfer.batch.job import Job
-from lymphinfer.batch.locks import EXPIRES_S, LOCK, FolderLock, Heart, Owner
+from lymphinfer.batch.locks import EXPIRES_S, FolderLock, Heart
 from lymphinfer.batch.ownership import check_owner, new_state, slide_place, slide_words
 from lymphinfer.batch.platform import machine
 from lymphinfer.batch.state import (
+    Attempt,
     SlideState,
     Status,
     enqueue,
@@ -25,14 +28,14 @@ from lymphinfer.batch.state import (
 )
 from lymphinfer.bundles.composing import used_manifest
 from lymphinfer.bundles.schema import BundleManifest
-from lymphinfer.cells.naming import PARTS
+from lymphinfer.cells.naming import LOCK, PARTS
 from lymphinfer.errors import LymphinferError, ResultError
-from lymphinfer.predict.settings import PredictSettings
+from lymphinfer.predict.settings import IDLE, PredictSettings
 
 log = logging.getLogger(__name__)
 
-# What has no bearing on the results.
-_IDLE_OPTIONS = ("redo", "workers")
+# Another device may do what one has failed on, and so may force.
+_IDLE = IDLE - {"device", "force"}
 
 
 class Refusal(Enum):
@@ -154,10 +157,11 @@ class Claims:
             nuclei=0,
             shards_retried=0,
             host=machine().split("/")[0],
-            pid=Owner.new().pid,
+            pid=os.getpid(),
             stamp=slide_stamp(job.slide),
             request=self._request(job),
         )
+        state = state.begun(Attempt(time.time(), state.host, state.pid))
         claim = Claim(job, settings, lock, state, done, time.perf_counter())
         # A finished slide is looked at, not worked on: its state stays.
         if not done or settings.redo:
@@ -178,7 +182,8 @@ class Claims:
         """
         known = claim.state
         since = known.since if known.status is Status.RUNNING else time.time()
-        claim.state = replace(known, status=Status.RUNNING, since=since, **changes)  # type: ignore[arg-type]
+        state = replace(known, status=Status.RUNNING, since=since, **changes)  # type: ignore[arg-type]
+        claim.state = state.ended(device=state.device)
         write_state(claim.job.folder, claim.state)
 
     def done(self, claim: Claim, *, nuclei: int, computed: bool, shards_retried: int = 0) -> None:
@@ -204,6 +209,8 @@ class Claims:
         ResultError
             It cannot be written.
         """
+        # What a worker that was ended has left half-written.
+        _sweep(claim.job.folder)
         self._end(claim, Status.FAILED, reason=reason)
 
     def requeue(self, claim: Claim) -> None:
@@ -213,7 +220,7 @@ class Claims:
             return
         with suppress(ResultError):
             attempts = max(0, claim.state.attempts - 1)
-            self._end(claim, Status.QUEUED, attempts=attempts)
+            self._end(claim, Status.QUEUED, end="put back", attempts=attempts)
 
     def drop(self, claim: Claim) -> None:
         """Let go of a slide whose state stands."""
@@ -224,11 +231,10 @@ class Claims:
         """Release what is still held."""
         self.heart.close()
 
-    def _end(self, claim: Claim, status: Status, **changes: object) -> None:
-        seconds = time.perf_counter() - claim.began
-        claim.state = replace(
-            claim.state, status=status, since=time.time(), seconds=round(seconds, 3), **changes  # type: ignore[arg-type]
-        )  # fmt: skip
+    def _end(self, claim: Claim, status: Status, end: str = "", **changes: Any) -> None:
+        seconds = round(time.perf_counter() - claim.began, 3)
+        state = replace(claim.state, status=status, since=time.time(), seconds=seconds, **changes)
+        claim.state = state.ended(seconds=seconds, end=end or status.value, reason=state.reason)
         try:
             write_state(claim.job.folder, claim.state)
         finally:
@@ -247,7 +253,7 @@ class Claims:
         """What a result depends on beside the slide: settings and bundle."""
         settings = job.settings(self.settings)
         if settings not in self._requests:
-            values = {k: v for k, v in settings.to_dict().items() if k not in _IDLE_OPTIONS}
+            values = {k: v for k, v in settings.to_dict().items() if k not in _IDLE}
             try:
                 manifest = self.manifest or used_manifest(settings.bundle, settings.detector)
                 values["bundle"] = manifest.sha256

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lymphinfer.errors import LymphinferError
 from lymphinfer.predict.settings import PredictSettings
 
 
@@ -44,4 +46,19 @@ class Job:
             roi=self.roi or common.roi,
             tissue=self.tissue or common.tissue,
             series=self.series or common.series,
+        )
+
+
+def check_jobs(jobs: Sequence[Job], settings: PredictSettings) -> None:
+    """Find what no slide could be done with, before the first is begun.
+
+    Raises
+    ------
+    LymphinferError
+        Classes of annotations are asked for, and there are no annotations.
+    """
+    if settings.within_class and settings.roi is None and not any(job.roi for job in jobs):
+        raise LymphinferError(
+            "--within-class: needs --roi, the annotations that have classes, or a list with a "
+            "column `roi`"
         )

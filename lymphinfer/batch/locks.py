@@ -9,6 +9,7 @@ older than a limit by the file system's own clock.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import threading
@@ -26,9 +27,10 @@ from lymphinfer.batch.platform import (
     machine,
     process_start,
 )
+from lymphinfer.cells.files import fix_for
+from lymphinfer.cells.naming import LOCK
 from lymphinfer.errors import ResultError
 
-LOCK = ".lock"
 HEARTBEAT_S = 10.0
 EXPIRES_S = 180.0
 
@@ -105,11 +107,11 @@ class FolderLock:
         owner = Owner.new()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            taken = create_exclusive(self.path, owner.encoded()) or self._take_over(owner)
+            taken = self._take(self.path, owner)
         except OSError as error:
             reason = error.strerror or error
             raise ResultError(
-                f"cannot lock {self.path.parent} ({reason}): choose a writable folder with --out"
+                f"cannot lock {self.path.parent} ({reason}): {fix_for(error)}"
             ) from error
         self.owner = owner if taken else None
         return taken
@@ -127,8 +129,8 @@ class FolderLock:
             return
         with suppress(OSError):
             # Whoever may change a lock holds its guard, so that none removes another's.
-            guard = self._guard(owner.token)
-            if create_exclusive(guard, Owner.new().encoded()):
+            guard = self._guard(self.path, owner.token)
+            if self._take(guard, Owner.new()):
                 try:
                     if read_owner(self.path) == owner:
                         self.path.unlink()
@@ -147,31 +149,42 @@ class FolderLock:
         except OSError:
             return True
 
-    def _take_over(self, owner: Owner) -> bool:
-        """Replace an expired lock: for each token one process alone gets the guard to do so."""
-        found = read_owner(self.path)
-        if not self._expired(self.path, found):
+    def _take(self, path: Path, owner: Owner) -> bool:
+        """Become the owner of a lock, or of a guard, which is a lock too."""
+        return create_exclusive(path, owner.encoded()) or self._take_over(path, owner)
+
+    def _take_over(self, path: Path, owner: Owner) -> bool:
+        """Replace an expired lock: for each token one process alone has the guard to do so.
+
+        The guard of a process that died in the few lines below is taken over likewise: it is
+        replaced in one step by whoever has *its* guard, never removed and made again, since another
+        may have made it anew in between.
+        """
+        found = read_owner(path)
+        if not self._expired(path, found):
             return False
-        token = "unreadable" if found is None else found.token
-        guard = self._guard(token)
-        if not create_exclusive(guard, owner.encoded()):
-            # A process that died in the few lines below leaves its guard behind.
-            if self._expired(guard, read_owner(guard)):
-                guard.unlink(missing_ok=True)
+        guard = self._guard(path, "unreadable" if found is None else found.token)
+        me = Owner.new()
+        if not self._take(guard, me):
             return False
         try:
             # Between judging and guarding another may have taken it over and let go again.
-            if read_owner(self.path) != found or not self._expired(self.path, found):
+            if read_owner(path) != found or not self._expired(path, found):
                 return False
-            fresh = self.path.with_name(f"{LOCK}.{owner.token}.tmp")
+            fresh = path.with_name(f".{path.name}.{owner.token}.tmp")
             fresh.write_bytes(owner.encoded())
-            fresh.replace(self.path)
+            fresh.replace(path)
             return True
         finally:
-            guard.unlink(missing_ok=True)
+            # A process that stood still for minutes may have lost it to another.
+            if read_owner(guard) == me:
+                guard.unlink(missing_ok=True)
 
-    def _guard(self, token: str) -> Path:
-        return self.path.with_name(f"{LOCK}.{token}.guard")
+    @staticmethod
+    def _guard(path: Path, token: str) -> Path:
+        """Guard of a lock, or of a guard, while this token is in it."""
+        digest = hashlib.sha256(f"{path.name} {token}".encode()).hexdigest()[:16]
+        return path.with_name(f"{LOCK}.{digest}.guard")
 
     def _expired(self, path: Path, owner: Owner | None) -> bool:
         if owner is not None and owner.machine == machine():

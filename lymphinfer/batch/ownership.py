@@ -16,9 +16,13 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import Any
 
-from lymphinfer.batch.state import STATE, SlideState, read_state, slide_stamp
+from lymphinfer.batch.state import SlideState, read_state, slide_stamp
 from lymphinfer.cells.naming import (
+    BATCH_CSV,
+    BATCH_JSON,
     PARTS,
+    REPORT,
+    STATE,
     SUMMARY,
     file_name,
     name_key,
@@ -168,7 +172,7 @@ def _is_foreign(folder: Path) -> bool:
         names = [path.name for path in folder.iterdir() if path.is_file()]
     except OSError:
         return False
-    known = {STATE, SUMMARY, "report.html", "batch.json", "batch.csv"}
+    known = {STATE, SUMMARY, REPORT, BATCH_JSON, BATCH_CSV}
     foreign = [n for n in names if not n.startswith((".", f"{folder.name}.")) and n not in known]
     return bool(foreign) and known.isdisjoint(names) and not (folder / PARTS).is_dir()
 

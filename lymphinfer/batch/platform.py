@@ -83,9 +83,13 @@ def create_exclusive(path: Path, content: bytes) -> bool:
         temporary.write_bytes(content)
         try:
             os.link(temporary, path)
-        except FileExistsError:
-            return False
-        except (OSError, NotImplementedError):
+        except (OSError, NotImplementedError) as error:
+            # Over NFS the reply to a link that was made can be lost; what was asked for again says
+            # that the file is there. The number of links tells, as flufl.lock has it.
+            if temporary.stat().st_nlink > 1:
+                return True
+            if isinstance(error, FileExistsError):
+                return False
             # exFAT and some network shares have no hard links.
             try:
                 with path.open("xb") as file:

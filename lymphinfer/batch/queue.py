@@ -39,6 +39,8 @@ class Batch:
         Result folders of slides that have failed before and are not tried again.
     stopped : str
         Why the batch ends before its last slide.
+    computed : bool
+        Whether any slide has got new results.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Batch:
         self.results: dict[Path, SlideResult] = {}
         self.refused: set[Path] = set()
         self.stopped = ""
+        self.computed = False
         self._look_again = 0.0
 
     def next_claim(self) -> Claim | None:
@@ -79,6 +82,7 @@ class Batch:
 
     def done(self, claim: Claim, result: SlideResult, *, computed: bool, retried: int = 0) -> None:
         """A slide is done."""
+        self.computed |= computed
         if self.keep:
             self.results[claim.job.folder] = result
         try:

@@ -7,14 +7,14 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from lymphinfer.batch.claims import Claim, Claims
 from lymphinfer.batch.inputs import find_jobs, results_root
-from lymphinfer.batch.job import Job
+from lymphinfer.batch.job import Job, check_jobs
 from lymphinfer.batch.life import Life, Limits
 from lymphinfer.batch.options import BatchOptions, device_names
 from lymphinfer.batch.places import Place
@@ -24,6 +24,7 @@ from lymphinfer.batch.queue import Batch
 from lymphinfer.batch.summary import BatchResult, write_batch
 from lymphinfer.batch.tasks import Event, Failed, FinishTask, Task
 from lymphinfer.bundles.composing import used_manifest
+from lymphinfer.cells.naming import REPORT
 from lymphinfer.errors import LymphinferError
 from lymphinfer.predict.settings import PredictSettings
 
@@ -209,6 +210,7 @@ def run_jobs(
     progress: BatchProgress | None = None,
     *,
     place: AbstractContextManager[Place] | None = None,
+    on_begin: Callable[[int], None] | None = None,
 ) -> BatchResult:
     """Predict jobs, see `predict_folder`.
 
@@ -222,6 +224,8 @@ def run_jobs(
     progress : BatchProgress, optional
     place : context manager of Place, optional
         Where the work is done; worker processes by default.
+    on_begin : callable, optional
+        Told the number of slides when all is ready for the first.
 
     Returns
     -------
@@ -234,11 +238,15 @@ def run_jobs(
     """
     settings, options = settings or PredictSettings(), options or BatchOptions()
     began = time.perf_counter()
+    check_jobs(jobs, settings)
     used_manifest(settings.bundle, settings.detector).calls_at(settings.operating_point)
     place = place or worker_processes(settings, options)
     claims = Claims(settings, retry_failed=options.retry_failed, expires_s=options.lock_expires_s)
     batch = Batch(jobs, claims, progress or SilentBatch())
-    run_batch(batch, place, options)
+    run_batch(batch, place, options, on_begin)
+    if batch.computed:
+        # The page of all slides is a view of what they were.
+        (root / REPORT).unlink(missing_ok=True)
     result = batch.result(root, time.perf_counter() - began)
     try:
         write_batch(result, settings)
@@ -247,7 +255,12 @@ def run_jobs(
     return result
 
 
-def run_batch(batch: Batch, place: AbstractContextManager[Place], options: BatchOptions) -> None:
+def run_batch(
+    batch: Batch,
+    place: AbstractContextManager[Place],
+    options: BatchOptions,
+    on_begin: Callable[[int], None] | None = None,
+) -> None:
     """Lead a batch through a place and give everything back.
 
     Raises
@@ -259,6 +272,8 @@ def run_batch(batch: Batch, place: AbstractContextManager[Place], options: Batch
         with place as opened:
             run = Run(batch, opened, limits_of(options, opened))
             try:
+                if on_begin is not None:
+                    on_begin(len(batch.jobs))
                 batch.claims.enqueue(batch.jobs)
                 run.run()
             finally:

@@ -9,13 +9,11 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
-from lymphinfer.batch.state import STATE
-from lymphinfer.cells.naming import SUMMARY
+from lymphinfer.cells.naming import BATCH_JSON, FIGURES, STATE, SUMMARY
 from lymphinfer.errors import SlideError
 from lymphinfer.slides import SLIDE_SUFFIXES
 from lymphinfer.textfiles import shown
 
-BATCH = "batch.json"
 # What operating systems and file servers put into every folder.
 _SYSTEM_FOLDERS = frozenset(
     ("@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found", "__macosx")
@@ -159,9 +157,9 @@ class Search:
             return False
         if name.endswith((*_RESULT_IMAGES, *_RESULT_FOLDERS)) and is_result_folder(path.parent):
             return False
-        if path.suffix.lower() == ".png" and path.parent.name == "figures":
+        if path.suffix.lower() == ".png" and path.parent.name == FIGURES:
             home = path.parent.parent
-            if is_result_folder(home) or (home / BATCH).is_file():
+            if is_result_folder(home) or (home / BATCH_JSON).is_file():
                 return False
         return not (os.path.isdir(path) and is_result_folder(path))  # noqa: PTH112 - never raises
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
 from lymphinfer.batch.claims import Claims
-from lymphinfer.batch.job import Job
+from lymphinfer.batch.job import Job, check_jobs
 from lymphinfer.batch.options import BatchOptions
 from lymphinfer.batch.ownership import assign_folders
 from lymphinfer.batch.places import Place
@@ -26,6 +27,7 @@ from lymphinfer.errors import LymphinferError
 from lymphinfer.predict.result import SlideResult
 from lymphinfer.predict.settings import PredictSettings
 from lymphinfer.runtime import choose_runtime
+from lymphinfer.slides.remote import remote_address
 
 
 class Progress(Protocol):
@@ -109,6 +111,7 @@ def run_slide(
     *,
     bundle: Bundle | None = None,
     place: AbstractContextManager[Place] | None = None,
+    on_begin: Callable[[int], None] | None = None,
 ) -> SlideResult:
     """Predict one slide as a batch of one, in this process or in another place.
 
@@ -121,6 +124,8 @@ def run_slide(
     bundle : Bundle, optional
         An already loaded bundle, for this process alone.
     place : context manager of Place, optional
+    on_begin : callable, optional
+        See `run_jobs`.
 
     Returns
     -------
@@ -132,6 +137,10 @@ def run_slide(
         It could not be done.
     """
     settings, options = settings or PredictSettings(), options or BatchOptions()
+    check_jobs([job], settings)
+    if remote_address(job.slide) is None and not os.path.lexists(job.slide):
+        # A name that was mistyped leaves nothing behind.
+        settings.open(job.slide).close()
     if bundle is None:
         used_manifest(settings.bundle, settings.detector).calls_at(settings.operating_point)
     if place is None:
@@ -146,7 +155,7 @@ def run_slide(
         manifest=None if bundle is None else bundle.manifest,
     )
     batch = Batch([job], claims, progress or SilentBatch(), keep=True)
-    run_batch(batch, place, options)
+    run_batch(batch, place, options, on_begin)
     return _result(batch, job)
 
 

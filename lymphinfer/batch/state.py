@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,8 @@ import orjson
 
 from lymphinfer.batch.platform import create_exclusive
 from lymphinfer.cells.files import atomic_write
-from lymphinfer.cells.naming import PARTS
+from lymphinfer.cells.naming import PARTS, STATE
 from lymphinfer.textfiles import json_bytes
-
-STATE = "state.json"
 
 
 class Status(StrEnum):
@@ -26,6 +24,35 @@ class Status(StrEnum):
     RUNNING = "running"
     DONE = "done"
     FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One try to do a slide.
+
+    Attributes
+    ----------
+    began : float
+        Seconds since the epoch.
+    host : str
+    pid : int
+    device : str
+        Of the worker last heard of.
+    seconds : float or None
+        How long it took; None while it runs, and where its process was killed.
+    end : str
+        ``done``, ``failed``, ``put back`` or ``interrupted``; empty while it runs.
+    reason : str
+        Why it failed.
+    """
+
+    began: float
+    host: str = ""
+    pid: int = 0
+    device: str = ""
+    seconds: float | None = None
+    end: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,6 +86,8 @@ class SlideState:
         Size and modification time of the slide when it was tried.
     request : str
         What was asked for: another request tries a failed slide again.
+    history : tuple of Attempt
+        Every attempt, the last one last.
     """
 
     slide: str
@@ -77,6 +106,19 @@ class SlideState:
     stamp: str = ""
     request: str = ""
     path: str = ""
+    history: tuple[Attempt, ...] = ()
+
+    def begun(self, attempt: Attempt) -> SlideState:
+        """The state with another attempt; one that has no end was interrupted."""
+        before = tuple(a if a.end else replace(a, end="interrupted") for a in self.history)
+        return replace(self, history=(*before, attempt))
+
+    def ended(self, **changes: Any) -> SlideState:
+        """The state with changes of its last attempt."""
+        if not self.history:
+            return self
+        *before, last = self.history
+        return replace(self, history=(*before, replace(last, **changes)))
 
 
 def slide_stamp(slide: Path) -> str:
@@ -119,7 +161,8 @@ def read_state(folder: Path) -> SlideState | None:
         values: dict[str, Any] = orjson.loads((folder / STATE).read_bytes())
         known = {field.name for field in fields(SlideState)}
         state = {name: value for name, value in values.items() if name in known}
-        return SlideState(**{**state, "status": Status(state["status"])})
+        history = tuple(Attempt(**attempt) for attempt in state.get("history", ()))
+        return SlideState(**{**state, "status": Status(state["status"]), "history": history})
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
 

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,11 +19,10 @@ from lymphinfer.batch.job import Job
 from lymphinfer.batch.ownership import slide_words
 from lymphinfer.batch.state import SlideState, Status, read_state
 from lymphinfer.cells.files import atomic_write
-from lymphinfer.cells.naming import SUMMARY
+from lymphinfer.cells.naming import BATCH_CSV, BATCH_JSON, SUMMARY
 from lymphinfer.predict.settings import PredictSettings
 from lymphinfer.textfiles import json_bytes, shown
 
-CSV_NAME, JSON_NAME = "batch.csv", "batch.json"
 _PER_MARKER = ("evidence", "positive", "expected", "positive_per_mm2", "expected_per_mm2")
 
 
@@ -46,6 +46,8 @@ class SlideOutcome:
     seconds : float
         Of the attempt that ended it.
     attempts, shards, shards_retried : int
+    numbers : str
+        Number type and runtime in which it was computed.
     """
 
     slide: Path
@@ -60,6 +62,7 @@ class SlideOutcome:
     attempts: int = 0
     shards: int = 0
     shards_retried: int = 0
+    numbers: str = ""
 
     @property
     def seconds_per_mm2(self) -> float | None:
@@ -116,6 +119,18 @@ class BatchResult:
         return [o for o in self.outcomes if o.status is Status.DONE]
 
     @property
+    def notes(self) -> list[str]:
+        """What the reader of the numbers of several slides must know."""
+        kinds = Counter(outcome.numbers for outcome in self.done if outcome.numbers)
+        if len(kinds) < 2:
+            return []
+        words = ", ".join(f"{count} in {kind}" for kind, count in kinds.most_common())
+        return [
+            f"Slides were computed in different number types: {words}. Their numbers differ in the "
+            "last digits; give --precision and --runtime for the same on every machine."
+        ]
+
+    @property
     def failed(self) -> list[SlideOutcome]:
         """Slides with a reason instead."""
         return [o for o in self.outcomes if o.status is Status.FAILED]
@@ -168,11 +183,16 @@ def outcome(job: Job, error: str = "") -> SlideOutcome:
                     for name, values in summary["markers"].items()
                 },
                 "shards": int(summary["shards"]["total"]),
+                "numbers": _numbers(summary["arguments"]),
             }
         )
     except (OSError, ValueError, KeyError, TypeError) as problem:
         reason = f"{job.folder / SUMMARY} cannot be read ({problem}): run the batch again"
         return SlideOutcome(job.slide, job.folder, Status.FAILED, reason)
+
+
+def _numbers(arguments: Mapping[str, Any]) -> str:
+    return f"{arguments['precision']} by {arguments['runtime']}"
 
 
 def _word(values: Mapping[str, Any]) -> str | None:
@@ -190,7 +210,7 @@ def write_batch(result: BatchResult, settings: PredictSettings) -> None:
         They cannot be written.
     """
     rows = [o.row() for o in result.outcomes]
-    with atomic_write(result.root / CSV_NAME) as file:
+    with atomic_write(result.root / BATCH_CSV) as file:
         file.write(_csv(rows).encode())
     content = {
         "software": f"lymphinfer {__version__}",
@@ -199,6 +219,7 @@ def write_batch(result: BatchResult, settings: PredictSettings) -> None:
         "failed": len(result.failed),
         "not_done": len(rows) - len(result.done) - len(result.failed),
         "stopped": result.stopped,
+        "notes": result.notes,
         "seconds": round(result.seconds, 3),
         "nuclei": sum(o.nuclei or 0 for o in result.outcomes),
         "tissue_mm2": round(sum(o.tissue_mm2 or 0 for o in result.outcomes), 6),
@@ -207,7 +228,7 @@ def write_batch(result: BatchResult, settings: PredictSettings) -> None:
         "slides": rows,
     }
     option = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
-    with atomic_write(result.root / JSON_NAME) as file:
+    with atomic_write(result.root / BATCH_JSON) as file:
         file.write(json_bytes(content, option, str))
 
 

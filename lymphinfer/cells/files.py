@@ -66,8 +66,12 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             raise
     except OSError as error:
         reason = error.strerror or str(error)
-        fix = _FIXES.get(error.errno or 0, "check the folder, or choose another with --out")
-        raise ResultError(f"cannot write {path} ({reason}): {fix}") from error
+        raise ResultError(f"cannot write {path} ({reason}): {fix_for(error)}") from error
+
+
+def fix_for(error: OSError) -> str:
+    """What to do where a result cannot be written."""
+    return _FIXES.get(error.errno or 0, "check the folder, or choose another with --out")
 
 
 def temporary_beside(path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""What a slide's results are called."""
+"""What a slide's results are called: the one owner of every name in a result folder."""
 
 from __future__ import annotations
 
@@ -10,6 +10,22 @@ from lymphinfer.slides.remote import remote_address, remote_name
 
 SUMMARY = "summary.json"
 PARTS = "parts"
+STATE = "state.json"
+LOCK = ".lock"
+REPORT = "report.html"
+FIGURES = "figures"
+BATCH_JSON, BATCH_CSV = "batch.json", "batch.csv"
+RUNS = "runs"
+"""Folder in the root of the results, with a file for each call of the command."""
+
+GEOJSON_FORMATS = ("zip", "geojson.gz", "geojson")
+_VIEWS = (".csv", ".parquet", ".tissue.geojson", ".h5ad", ".spatialdata.zarr", ".ome.xml",
+          ".labels.ome.tif")  # fmt: skip
+VIEW_SUFFIXES = (
+    *(f"{kind}.{fmt}" for kind in ("", ".points", ".types") for fmt in GEOJSON_FORMATS),
+    *_VIEWS,
+)
+"""Of the files that are made from a slide's nuclei, behind its stem."""
 
 MAX_NAME_BYTES = 255
 MAX_STEM_BYTES = 230

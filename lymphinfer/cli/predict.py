@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -142,7 +143,8 @@ def predict(
     folder, on one machine or many, its processes share the slides.
     """
     # The command line answers --help before torch is loaded.
-    from lymphinfer.batch.inputs import is_single
+    from lymphinfer.batch.calls import CallFile, written_down
+    from lymphinfer.batch.inputs import is_single, results_root
     from lymphinfer.batch.options import BatchOptions, device_names
     from lymphinfer.batch.run import dask_workers, worker_processes
     from lymphinfer.cli.predict_batch import list_jobs, run_batch
@@ -194,6 +196,10 @@ def predict(
             settings = replace(settings, device=names[0])
             place = worker_processes(settings, options) if len(names) > 1 else None
         work = run if single else run_batch
-        code = work(source, out, settings, options, place=place, report=report)
+        with written_down(CallFile(results_root(source, out), sys.argv[1:])) as call:
+            call.exit_code = work(
+                source, out, settings, options, place=place, on_begin=call.begin, report=report
+            )
+        code = call.exit_code
     if code:
         raise typer.Exit(code)

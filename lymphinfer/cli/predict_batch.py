@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -30,8 +31,9 @@ from lymphinfer.batch.places import Place
 from lymphinfer.batch.platform import exit_on_sigterm
 from lymphinfer.batch.run import run_jobs
 from lymphinfer.batch.state import Status, read_state
-from lymphinfer.batch.summary import CSV_NAME, BatchResult, SlideOutcome
+from lymphinfer.batch.summary import BatchResult, SlideOutcome
 from lymphinfer.bundles.composing import used_manifest
+from lymphinfer.cells.naming import BATCH_CSV
 from lymphinfer.cli.output import write_line, write_path
 from lymphinfer.cli.predict_run import print_bundle
 from lymphinfer.cli.report_run import announce, make_reports
@@ -126,6 +128,7 @@ def run_batch(
     options: BatchOptions,
     *,
     place: AbstractContextManager[Place] | None = None,
+    on_begin: Callable[[int], None] | None = None,
     report: bool = False,
 ) -> int:
     """Predict many slides and print; with `report` their pages are made too.
@@ -152,7 +155,7 @@ def run_batch(
     jobs = find_jobs(source, root)
     print_bundle(console, used_manifest(settings.bundle, settings.detector))
     with BatchBar(console, len(jobs)) as progress:
-        result = run_jobs(jobs, root, settings, options, progress, place=place)
+        result = run_jobs(jobs, root, settings, options, progress, place=place, on_begin=on_begin)
     print_batch(console, result)
     for outcome in result.done:
         # The one thing on stdout, so that a script can take it.
@@ -211,13 +214,15 @@ def print_batch(console: Console, result: BatchResult) -> None:
     retried = sum(o.shards_retried for o in result.outcomes)
     if retried:
         console.print(f"{retried} shards were computed again since their worker was lost.")
+    for note in result.notes:
+        console.print(f"[bold yellow]Warning:[/] {escape(note)}", soft_wrap=True)
     if result.stopped:
         console.print(
             f"[bold red]Stopped:[/] {escape(result.stopped)}\nThe same command goes on from here.",
             soft_wrap=True,
         )
     console.print(
-        f"{duration(result.seconds)} h; a row a slide in {escape(shown(result.root / CSV_NAME))}",
+        f"{duration(result.seconds)} h; a row a slide in {escape(shown(result.root / BATCH_CSV))}",
         soft_wrap=True,
     )
 

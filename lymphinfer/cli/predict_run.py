@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -101,6 +102,7 @@ def run(
     options: BatchOptions,
     *,
     place: AbstractContextManager[Place] | None = None,
+    on_begin: Callable[[int], None] | None = None,
     report: bool = False,
 ) -> int:
     """Predict one slide and print; with `report` the page is made too.
@@ -121,7 +123,7 @@ def run(
     manifest = used_manifest(settings.bundle, settings.detector)
     print_bundle(console, manifest)
     with ProgressBar(console) as progress:
-        result = run_slide(job, settings, options, progress, place=place)
+        result = run_slide(job, settings, options, progress, place=place, on_begin=on_begin)
     print_slide(console, result, manifest)
     # The one thing on stdout, so that a script can take it.
     write_path(job.folder / result.file.name)

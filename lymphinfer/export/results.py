@@ -11,13 +11,11 @@ from typing import Any
 import pyarrow as pa
 
 from lymphinfer import __version__
+from lymphinfer.cells.naming import BATCH_JSON, PARTS, SUMMARY
 from lymphinfer.cells.parts import is_done, list_parts, open_parquet, read_parts
 from lymphinfer.errors import ResultError
 from lymphinfer.panel import PANELS, Panel
 
-SUMMARY = "summary.json"
-PARTS = "parts"
-BATCH = "batch.json"
 LEARNED = ("stain", "morphology", "simulated", "measured")
 """Evidence behind which something was learned. Results of bundles that did not yet tell stain from
 morphology say ``measured``."""
@@ -243,7 +241,7 @@ def batch_rows(folder: Path) -> list[dict[str, str]]:
     """
     names = ("slide", "folder", "status", "reason")
     try:
-        rows = json.loads((folder / BATCH).read_text("utf-8"))["slides"]
+        rows = json.loads((folder / BATCH_JSON).read_text("utf-8"))["slides"]
         return [{name: str(row.get(name) or "") for name in names} for row in rows]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return []

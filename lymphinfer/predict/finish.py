@@ -15,7 +15,8 @@ from lymphinfer.annotations import Roi
 from lymphinfer.bundles.schema import BundleManifest
 from lymphinfer.cells.areas import write_areas
 from lymphinfer.cells.naming import SUMMARY, slide_stem
-from lymphinfer.cells.parts import list_parts, open_parquet, read_parts
+from lymphinfer.cells.parts import SUFFIX, is_done, list_parts, open_parquet, read_parts
+from lymphinfer.errors import ResultError
 from lymphinfer.export.geojson import write_geojson
 from lymphinfer.export.summary import Counts, summarise, write_summary
 from lymphinfer.predict.areas import blurred_areas
@@ -55,8 +56,15 @@ def finish_slide(
     """
     began = time.perf_counter()
     parts, panel = plan.parts, manifest.panel
-    wanted = {f"{s.id}.parquet" for s in plan.shards}
+    wanted = [f"{shard.id}{SUFFIX}" for shard in plan.shards]
     remove_parts(parts, keep=wanted)
+    missing = [name for name in wanted if not is_done(parts / name, plan.mark)]
+    if missing:
+        raise ResultError(
+            f"{parts}: {len(missing)} of {len(wanted)} parts are missing or not of this run, such "
+            f"as {missing[0]}: run lymphinfer predict again with --retry-failed, it computes what "
+            "is missing"
+        )
     areas, focus, blurred = blurred_areas(
         parts, plan.outline, plan.given is not None, plan.slide["mpp"]
     )

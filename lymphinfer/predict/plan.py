@@ -20,7 +20,7 @@ from lymphinfer.cells.parts import is_done, write_part
 from lymphinfer.compute import half_type, precision_name, resolve_device
 from lymphinfer.errors import LymphinferError, ResultError, SlideError
 from lymphinfer.predict.areas import Limits, area_warnings, read_limits
-from lymphinfer.predict.earlier import finished, remove_parts
+from lymphinfer.predict.earlier import earlier_mark, finished, remove_parts, remove_views
 from lymphinfer.predict.pipeline import OnTile, StageClock, TilePipeline
 from lymphinfer.predict.result import SlideResult
 from lymphinfer.predict.settings import PredictSettings, fingerprint
@@ -209,23 +209,28 @@ def plan_slide(
     )
     identity = slide.identity()
     limits = read_limits(slide, settings)
-    mark = fingerprint(
-        settings,
-        slide_identity=identity,
-        mpp=slide.mpp,
-        bundle_sha256=manifest.sha256,
-        hierarchy=hierarchy,
-        precision=precision,
-        runtime=bundle.runtime,
-        halo_px=grid.halo_px,
-        **limits.hashes,
-    )
+
+    def mark_of(precision: str, runtime: str) -> str:
+        return fingerprint(
+            settings,
+            slide_identity=identity,
+            mpp=slide.mpp,
+            bundle_sha256=manifest.sha256,
+            hierarchy=hierarchy,
+            precision=precision,
+            runtime=runtime,
+            halo_px=grid.halo_px,
+            **limits.hashes,
+        )
+
+    mark = mark_of(precision, bundle.runtime)
     parts = folder / PARTS
     if settings.redo:
         remove_parts(parts)
     else:
         file = folder / f"{slide_stem(slide.path)}.{settings.format}"
-        summary = finished(folder, file, mark, settings)
+        marks = {mark, earlier_mark(folder, settings, precision, bundle.runtime, mark_of)}
+        summary = finished(folder, file, marks, settings)
         if summary is not None:
             total = int(summary["shards"]["total"])
             seconds = time.perf_counter() - began
@@ -238,6 +243,7 @@ def plan_slide(
     # A shard is what is lost when a process dies: its area does not grow with large tiles.
     per_shard = min(16, max(1, SHARD_PX // settings.tile_px) ** 2)
     shards = tuple(grid.shards(grid.tiles(tissue, roi=limits.within), per_shard))
+    remove_views(folder, slide_stem(slide.path), mark, settings)
     # A summary that outlived its parts would speak for other nuclei.
     (folder / SUMMARY).unlink(missing_ok=True)
     return SlidePlan(

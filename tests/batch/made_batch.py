@@ -49,11 +49,11 @@ def copy_slides(source: Path, target: Path) -> Path:
 
 
 def result_bytes(root: Path) -> dict[str, bytes]:
-    """Every file of a result tree, times and states aside."""
+    """Every file of a result tree; times, states and calls aside."""
     files = {}
     for path in sorted(p for p in root.rglob("*") if p.is_file()):
         name = str(path.relative_to(root))
-        if path.name in ("state.json", "batch.csv", "batch.json"):
+        if path.name in ("state.json", "batch.csv", "batch.json") or path.parent.name == "runs":
             continue
         if path.name == "summary.json":
             summary = json.loads(path.read_text())

@@ -194,7 +194,8 @@ def test_a_slide_without_pixel_size_asks_for_it_and_takes_it(disc_bundle, tmp_pa
     slide = write_svs(tmp_path / "plain.svs", image, mpp=None)
     with pytest.raises(PixelSizeError, match="--mpp"):
         predict_slide(slide, tmp_path / "out", settings=settings(disc_bundle))
-    assert not (tmp_path / "out").exists()
+    # The attempt alone is kept.
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["state.json"]
     result = predict_slide(slide, tmp_path / "out", settings=settings(disc_bundle, mpp=MPP))
     assert result.n_nuclei == len(centers)
 

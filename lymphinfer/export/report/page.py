@@ -11,7 +11,6 @@ from lymphinfer.cells.files import atomic_write
 from lymphinfer.errors import ResultError
 
 TEMPLATES = Path(__file__).parent / "templates"
-REPORT = "report.html"
 
 
 def write_page(path: Path, template: str, **values: Any) -> Path:
