@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import secrets
 import shlex
 import time
 from collections.abc import Iterator, Sequence
@@ -80,7 +81,8 @@ class CallFile:
         """Work begins: a call that comes to nothing before leaves no file."""
         self.call = replace(self.call, began=time.time(), slides=slides)
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self.call.began))
-        self.path = self.root / RUNS / f"{stamp}-{safe_name(self.call.host)}-{self.call.pid}.json"
+        name = f"{stamp}-{safe_name(self.call.host)}-{self.call.pid}-{secrets.token_hex(2)}.json"
+        self.path = self.root / RUNS / name
         self._write()
 
     def end(self, error: str = "") -> None:

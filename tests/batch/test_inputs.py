@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from lymphinfer.batch.inputs import find_jobs, is_single, results_root
-from lymphinfer.batch.job import Job
 from lymphinfer.errors import SlideError
 
 
@@ -90,15 +89,3 @@ def test_every_bad_row_of_a_list_is_named_with_its_line(tmp_path):
     table.write_text("slide\n")
     with pytest.raises(SlideError, match="no rows"):
         find_jobs(table)
-
-
-def test_a_cluster_is_sent_all_that_a_list_says_of_a_slide(tmp_path, monkeypatch):
-    from lymphinfer.batch.places.dask import _absolute
-
-    monkeypatch.chdir(tmp_path)
-    job = Job(Path("a.svs"), Path("out"), 0.25, "b", "r.json", "t.json", "1")
-    inside = {n: tmp_path / n for n in ("a.svs", "out", "r.json", "t.json")}
-    areas = (str(inside["r.json"]), str(inside["t.json"]))
-    assert _absolute(job) == Job(inside["a.svs"], inside["out"], 0.25, "b", *areas, "1")
-    address = Job(Path("https://example.org/a.svs"), tmp_path)
-    assert _absolute(address) == address

@@ -106,12 +106,15 @@ def _race(folder: Path, start, end, won) -> None:
     end.wait()
 
 
-def test_of_many_processes_one_takes_over_an_expired_lock(tmp_path):
+@pytest.mark.parametrize("guarded", [False, True])
+def test_of_many_processes_one_takes_over_an_expired_lock(tmp_path, guarded):
     context = multiprocessing.get_context("fork" if os.name == "posix" else "spawn")
     pid = dead_pid()
     for turn in range(8):
         folder = tmp_path / str(turn)
-        leave_behind(folder, pid=pid)
+        left = leave_behind(folder, pid=pid)
+        if guarded:
+            leave_guard(folder, left)
         start, end, won = context.Barrier(4), context.Barrier(4), context.Value("i", 0)
         racers = [context.Process(target=_race, args=(folder, start, end, won)) for _ in range(4)]
         for racer in racers:
@@ -120,6 +123,56 @@ def test_of_many_processes_one_takes_over_an_expired_lock(tmp_path):
             racer.join()
         assert won.value == 1
         assert not list(folder.glob("*.guard"))
+
+
+def test_a_link_whose_reply_was_lost_is_a_lock_that_was_taken(tmp_path, monkeypatch):
+    real = os.link
+
+    def link(*paths):
+        real(*paths)
+        # As NFS has it, where the client asks again for what the server has done.
+        raise FileExistsError
+
+    monkeypatch.setattr(os, "link", link)
+    lock = FolderLock(tmp_path)
+    assert lock.acquire()
+    assert read_owner(lock.path) == lock.owner
+    monkeypatch.setattr(os, "link", real)
+    assert not FolderLock(tmp_path).acquire()
+
+
+def leave_guard(folder: Path, owner: Owner) -> Path:
+    """A guard of a process that died while it took over a lock."""
+    guard = FolderLock._guard(folder / locks.LOCK, owner.token)
+    guard.write_bytes(replace(Owner.new(), pid=dead_pid()).encoded())
+    return guard
+
+
+def test_the_guard_of_a_dead_process_is_taken_over_in_one_step(tmp_path):
+    owner = leave_behind(tmp_path, pid=dead_pid())
+    leave_guard(tmp_path, owner)
+    lock = FolderLock(tmp_path)
+    assert lock.acquire()
+    lock.release()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_guard_that_another_has_made_anew_is_left_alone(tmp_path, monkeypatch):
+    owner = leave_behind(tmp_path, pid=dead_pid())
+    guard = leave_guard(tmp_path, owner)
+    living = Owner.new()
+    real = FolderLock._expired
+
+    def expired(self, path, found):
+        judged = real(self, path, found)
+        if path == guard:
+            # Between this look and what follows from it another process has taken it over.
+            guard.write_bytes(living.encoded())
+        return judged
+
+    monkeypatch.setattr(FolderLock, "_expired", expired)
+    assert not FolderLock(tmp_path).acquire()
+    assert read_owner(guard) == living and read_owner(tmp_path / locks.LOCK) == owner
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):

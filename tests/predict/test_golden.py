@@ -20,7 +20,7 @@ from scipy.spatial import cKDTree
 from lymphinfer.batch.single import predict_slide
 from lymphinfer.cells.parts import read_parts
 from lymphinfer.panel import PANELS
-from lymphinfer.predict.settings import PredictSettings
+from lymphinfer.predict.settings import RESULT_VERSION, PredictSettings
 from lymphinfer.simulate.slide import write_demo_slide
 
 GOLDEN = Path(__file__).with_name("golden.json")
@@ -93,6 +93,10 @@ def test_a_real_slide_has_the_golden_result(real_slide, tmp_path):
     compare(real(real_slide, tmp_path), "CMU-1-Small-Region")
 
 
+def test_the_golden_results_are_those_of_this_version():
+    assert json.loads(GOLDEN.read_text())["result_version"] == RESULT_VERSION, REMEDY
+
+
 def test_a_changed_result_is_seen():
     golden = json.loads(GOLDEN.read_text())["slides"]["simulated"]
     moved, other = (json.loads(json.dumps(golden)) for _ in range(2))
@@ -112,7 +116,8 @@ def write_golden(slide: Path) -> None:
             folder = Path(place, name)
             folder.mkdir()
             slides[name] = simulated(folder) if name == "simulated" else real(slide, folder)
-    GOLDEN.write_text(json.dumps({"slides": slides}) + "\n")
+    content = {"result_version": RESULT_VERSION, "slides": slides}
+    GOLDEN.write_text(json.dumps(content) + "\n")
 
 
 if __name__ == "__main__":
