@@ -16,13 +16,12 @@ from typing import Any
 
 import orjson
 
-from lymphinfer import __version__
-from lymphinfer.batch.ownership import slide_words
 from lymphinfer.batch.platform import machine
 from lymphinfer.cells.files import atomic_write
-from lymphinfer.cells.naming import RUNS, safe_name
+from lymphinfer.cells.naming import RUNS, safe_name, slide_words
 from lymphinfer.errors import LymphinferError
 from lymphinfer.textfiles import json_bytes, shown
+from lymphinfer.version import __version__
 
 log = logging.getLogger(__name__)
 

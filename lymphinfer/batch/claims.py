@@ -15,7 +15,7 @@ from typing import Any
 
 from lymphinfer.batch.job import Job
 from lymphinfer.batch.locks import EXPIRES_S, FolderLock, Heart
-from lymphinfer.batch.ownership import check_owner, new_state, slide_place, slide_words
+from lymphinfer.batch.ownership import check_owner, new_state
 from lymphinfer.batch.platform import machine
 from lymphinfer.batch.state import (
     Attempt,
@@ -28,7 +28,7 @@ from lymphinfer.batch.state import (
 )
 from lymphinfer.bundles.composing import used_manifest
 from lymphinfer.bundles.schema import BundleManifest
-from lymphinfer.cells.naming import LOCK, PARTS
+from lymphinfer.cells.naming import LOCK, PARTS, slide_place, slide_words
 from lymphinfer.errors import LymphinferError, ResultError
 from lymphinfer.predict.settings import IDLE, PredictSettings
 

@@ -7,7 +7,6 @@ same slide even where it has moved.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Sequence
@@ -28,6 +27,8 @@ from lymphinfer.cells.naming import (
     name_key,
     safe_name,
     second_name,
+    slide_place,
+    slide_words,
 )
 from lymphinfer.errors import ResultError, SlideError
 from lymphinfer.slides import open_slide
@@ -209,24 +210,6 @@ def _owner_name(folder: Path) -> str:
     with suppress(OSError, ValueError, KeyError, TypeError):
         return str(json.loads((folder / SUMMARY).read_text("utf-8"))["slide"]["name"])
     return "unknown"
-
-
-def slide_place(slide: Path) -> str:
-    """Where a slide lies: its path from the root, or its address.
-
-    Of an address's query, which may hold a password, there is the hash alone.
-    """
-    address = remote_address(slide)
-    if address is None:
-        return shown(slide.absolute())
-    place, _, query = address.partition("?")
-    return f"{place}?{hashlib.sha256(query.encode()).hexdigest()[:8]}" if query else place
-
-
-def slide_words(slide: Path) -> str:
-    """A slide as the user named it, an address without its query."""
-    address = remote_address(slide)
-    return str(slide) if address is None else address.partition("?")[0]
 
 
 def new_state(slide: Path, **values: Any) -> SlideState:

@@ -14,14 +14,13 @@ from typing import Any
 
 import orjson
 
-from lymphinfer import __version__
 from lymphinfer.batch.job import Job
-from lymphinfer.batch.ownership import slide_words
 from lymphinfer.batch.state import SlideState, Status, read_state
 from lymphinfer.cells.files import atomic_write
-from lymphinfer.cells.naming import BATCH_CSV, BATCH_JSON, SUMMARY
+from lymphinfer.cells.naming import BATCH_CSV, BATCH_JSON, SUMMARY, slide_words
 from lymphinfer.predict.settings import PredictSettings
 from lymphinfer.textfiles import json_bytes, shown
+from lymphinfer.version import __version__
 
 _PER_MARKER = ("evidence", "positive", "expected", "positive_per_mm2", "expected_per_mm2")
 

@@ -74,6 +74,29 @@ def fix_for(error: OSError) -> str:
     return _FIXES.get(error.errno or 0, "check the folder, or choose another with --out")
 
 
+def check_writable(folder: Path, longest: str) -> None:
+    """Fail before the hours of work, not after them.
+
+    Parameters
+    ----------
+    folder : Path
+    longest : str
+        The longest name that will be written there.
+
+    Raises
+    ------
+    ResultError
+        Files cannot be made in the folder, not removed, or not have such long names.
+    """
+    probe = folder / f".{longest}.tmp"
+    with atomic_write(probe) as stream:
+        stream.write(b"")
+    try:
+        probe.unlink()
+    except OSError as error:
+        raise ResultError(f"{folder}: files can be made there but not removed ({error})") from error
+
+
 def temporary_beside(path: Path) -> Path:
     """Hidden ``.tmp`` name beside a file, unlike any other, that is not too long where it is not.
 

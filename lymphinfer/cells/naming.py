@@ -7,6 +7,7 @@ import unicodedata
 from pathlib import Path
 
 from lymphinfer.slides.remote import remote_address, remote_name
+from lymphinfer.textfiles import shown
 
 SUMMARY = "summary.json"
 PARTS = "parts"
@@ -111,6 +112,24 @@ def default_out(path: Path) -> Path:
     is_folder = path.is_dir() and path.suffix.lower() != ".zarr"
     stem = safe_name(path.name) if is_folder else slide_stem(path)
     return path.parent / f"{stem}.lymphinfer"
+
+
+def slide_place(slide: Path) -> str:
+    """Where a slide lies: its path from the root, or its address.
+
+    Of an address's query, which may hold a password, there is the hash alone.
+    """
+    address = remote_address(slide)
+    if address is None:
+        return shown(slide.absolute())
+    place, _, query = address.partition("?")
+    return f"{place}?{hashlib.sha256(query.encode()).hexdigest()[:8]}" if query else place
+
+
+def slide_words(slide: Path) -> str:
+    """A slide as the user named it, an address without its query."""
+    address = remote_address(slide)
+    return str(slide) if address is None else address.partition("?")[0]
 
 
 def _printable(character: str) -> str:

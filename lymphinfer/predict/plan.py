@@ -14,11 +14,10 @@ from shapely.geometry.base import BaseGeometry
 from lymphinfer.annotations import Roi
 from lymphinfer.bundles.composing import used_manifest
 from lymphinfer.bundles.loading import Bundle, load_bundle
-from lymphinfer.cells.files import atomic_write
-from lymphinfer.cells.naming import LONGEST_SUFFIX, PARTS, SUMMARY, slide_stem
+from lymphinfer.cells.naming import PARTS, SUMMARY, slide_stem
 from lymphinfer.cells.parts import is_done, write_part
 from lymphinfer.compute import half_type, precision_name, resolve_device
-from lymphinfer.errors import LymphinferError, ResultError, SlideError
+from lymphinfer.errors import LymphinferError, SlideError
 from lymphinfer.predict.areas import Limits, area_warnings, read_limits
 from lymphinfer.predict.earlier import earlier_mark, finished, remove_parts, remove_views
 from lymphinfer.predict.pipeline import OnTile, StageClock, TilePipeline
@@ -142,29 +141,6 @@ def load(settings: PredictSettings) -> Bundle:
         autocast=half_type(device, settings.precision),
         runtime=choose_runtime(device, settings.runtime),
     )
-
-
-def check_writable(folder: Path, stem: str = "") -> None:
-    """Fail before the hours of work, not after them.
-
-    Parameters
-    ----------
-    folder : Path
-    stem : str
-        Start of the names of the files that will be written there.
-
-    Raises
-    ------
-    ResultError
-        Files cannot be made in the folder, not removed, or not have such long names.
-    """
-    probe = folder / f".{stem}{LONGEST_SUFFIX}.tmp"
-    with atomic_write(probe) as stream:
-        stream.write(b"")
-    try:
-        probe.unlink()
-    except OSError as error:
-        raise ResultError(f"{folder}: files can be made there but not removed ({error})") from error
 
 
 def plan_slide(

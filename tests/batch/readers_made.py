@@ -56,10 +56,10 @@ def full_disk() -> None:
 
 def out_of_memory() -> None:
     """A device that holds tiles of 256 px with halo and batches of 20 patches, no more."""
-    from lymphinfer.bundles import loading
+    from lymphinfer.markers import model
     from lymphinfer.nuclei.stardist import detector
 
-    infer, classify = detector.StarDistDetector.infer, loading.classify_patches
+    infer, classify = detector.StarDistDetector.infer, model.classify_patches
 
     def small_infer(self, tile):
         if max(tile.shape[:2]) > 500:
@@ -72,4 +72,4 @@ def out_of_memory() -> None:
         return classify(net, patches, **options)
 
     detector.StarDistDetector.infer = small_infer
-    loading.classify_patches = small_classify
+    model.classify_patches = small_classify

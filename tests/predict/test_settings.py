@@ -83,13 +83,5 @@ def test_another_version_of_the_results_is_another_result(monkeypatch):
     assert mark(BASE) != before
 
 
-def test_the_fingerprint_stands_where_the_software_has_another_version(monkeypatch):
-    import lymphinfer
-
-    before = mark(BASE)
-    monkeypatch.setattr(lymphinfer, "__version__", "9.9")
-    assert mark(BASE) == before
-
-
 def test_no_setting_is_taken_for_a_file(tmp_path):
     assert finished(tmp_path, Path("a.zip"), {"x"}, BASE) is None

@@ -22,10 +22,11 @@ from lymphinfer.batch.tasks import (
 )
 from lymphinfer.bundles.composing import used_manifest
 from lymphinfer.bundles.loading import Bundle
-from lymphinfer.cells.naming import slide_stem
+from lymphinfer.cells.files import check_writable
+from lymphinfer.cells.naming import LONGEST_SUFFIX, slide_stem
 from lymphinfer.compute import half_type, resolve_device
 from lymphinfer.predict.finish import finish_slide
-from lymphinfer.predict.plan import SlidePlan, check_writable, load, plan_slide, predict_shards
+from lymphinfer.predict.plan import SlidePlan, load, plan_slide, predict_shards
 from lymphinfer.predict.settings import PredictSettings
 from lymphinfer.runtime import choose_runtime
 from lymphinfer.slides import Slide
@@ -143,7 +144,7 @@ class Performer:
         began = time.perf_counter()
         slide = task.settings.open(task.path)
         try:
-            check_writable(task.folder, slide_stem(task.path))
+            check_writable(task.folder, f"{slide_stem(task.path)}{LONGEST_SUFFIX}")
             plan = plan_slide(slide, task.folder, task.settings, bundle)
         except BaseException:
             slide.close()

@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lymphinfer import __version__
 from lymphinfer.cells.files import atomic_write
 from lymphinfer.errors import ResultError
+from lymphinfer.version import __version__
 
 TEMPLATES = Path(__file__).parent / "templates"
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from lymphinfer.nuclei.polygons import (
+from lymphinfer.cells.outlines import (
     MAX_VERTICES,
     Rings,
     areas,
