@@ -156,6 +156,7 @@ class Claims:
             tiles_done=0,
             nuclei=0,
             shards_retried=0,
+            device="",
             host=machine().split("/")[0],
             pid=os.getpid(),
             stamp=slide_stamp(job.slide),

@@ -21,10 +21,9 @@ from lymphinfer.batch.places import Place
 from lymphinfer.batch.places.processes import Processes
 from lymphinfer.batch.progress import BatchProgress, SilentBatch
 from lymphinfer.batch.queue import Batch
-from lymphinfer.batch.summary import BatchResult, write_batch
+from lymphinfer.batch.summary import BatchResult, remove_report, write_batch
 from lymphinfer.batch.tasks import Event, Failed, FinishTask, Task
 from lymphinfer.bundles.composing import used_manifest
-from lymphinfer.cells.naming import REPORT
 from lymphinfer.errors import LymphinferError
 from lymphinfer.predict.settings import PredictSettings
 
@@ -245,8 +244,7 @@ def run_jobs(
     batch = Batch(jobs, claims, progress or SilentBatch())
     run_batch(batch, place, options, on_begin)
     if batch.computed:
-        # The page of all slides is a view of what they were.
-        (root / REPORT).unlink(missing_ok=True)
+        remove_report(root)
     result = batch.result(root, time.perf_counter() - began)
     try:
         write_batch(result, settings)

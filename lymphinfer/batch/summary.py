@@ -8,6 +8,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,12 @@ import orjson
 from lymphinfer.batch.job import Job
 from lymphinfer.batch.state import SlideState, Status, read_state
 from lymphinfer.cells.files import atomic_write
-from lymphinfer.cells.naming import BATCH_CSV, BATCH_JSON, SUMMARY, slide_words
+from lymphinfer.cells.naming import BATCH_CSV, BATCH_JSON, REPORT, SUMMARY, slide_words
 from lymphinfer.predict.settings import PredictSettings
 from lymphinfer.textfiles import json_bytes, shown
 from lymphinfer.version import __version__
 
+_PAGE_HEAD = 4096
 _PER_MARKER = ("evidence", "positive", "expected", "positive_per_mm2", "expected_per_mm2")
 
 
@@ -229,6 +231,15 @@ def write_batch(result: BatchResult, settings: PredictSettings) -> None:
     option = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
     with atomic_write(result.root / BATCH_JSON) as file:
         file.write(json_bytes(content, option, str))
+
+
+def remove_report(root: Path) -> None:
+    """Delete the page of all slides that an earlier batch has: it shows other results."""
+    page = root / REPORT
+    with suppress(OSError):
+        # At the root of the results there may be a page of the user's own.
+        if b'name="generator" content="lymphinfer' in page.read_bytes()[:_PAGE_HEAD]:
+            page.unlink()
 
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -119,7 +119,7 @@ def predict(
         typer.Option(help="Several devices: cuda:0,cuda:1, or auto for every GPU. Over --device."),
     ] = None,
     slide_timeout: Annotated[
-        float | None, typer.Option(help="Seconds that one slide of a batch may take.")
+        float | None, typer.Option(help="Seconds that one slide may take.")
     ] = None,
     stall_timeout: Annotated[
         float, typer.Option(help="Seconds without a finished tile after which a slide has hung.")

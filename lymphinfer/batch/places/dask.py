@@ -110,10 +110,12 @@ class Dask:
 
     def close(self) -> None:
         """See `Place`."""
-        with suppress(OSError, TimeoutError, CancelledError):
-            self.client.unsubscribe_topic(self._run)
-            self.client.cancel(list(self._futures.values()))
-        self._futures.clear()
+        futures, self._futures = list(self._futures.values()), {}
+        # A client that has lost its scheduler would wait for it.
+        if self.client.status == "running":
+            with suppress(OSError, TimeoutError, CancelledError):
+                self.client.unsubscribe_topic(self._run)
+                self.client.cancel(futures)
 
     def _tell(self, message: tuple[float, tuple[Any, ...]]) -> None:
         kind, task, value = message[1]
