@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from lymphinfer.batch.state import Status, find_states
+from tests.predict.conftest import disc_image, write_svs
 
 from .made_batch import GOOD, result_bytes, write_bad_slides, write_slides
 
@@ -97,3 +98,66 @@ def test_a_terminated_batch_gives_its_slides_back(batch):
     states = {state.status for _, state in find_states(out)}
     assert Status.QUEUED in states and Status.RUNNING not in states
     assert not [s for _, s in find_states(out) if "signal" in s.reason]
+
+
+@pytest.fixture(scope="module")
+def one(batch, disc_bundle):
+    """The command for one slide of many shards, an undisturbed tree, seconds as in `batch`."""
+    command, root, _, _ = batch
+    slide = write_svs(root / "one.svs", disc_image(2100, 1900)[0])
+    command = [str(slide) if part == str(root / "in") else part for part in command]
+    began = time.monotonic()
+    done = start(command, root / "one")
+    while not list(root.glob("one/**/*.parquet")) and done.poll() is None:
+        time.sleep(0.02)
+    to_first_part = time.monotonic() - began
+    assert done.wait() == 0
+    return command, root, result_bytes(root / "one"), (to_first_part, time.monotonic() - began)
+
+
+@pytest.mark.slow
+def test_one_slide_killed_again_and_again_ends_in_the_same_bytes(one):
+    command, root, calm, (to_first_part, whole) = one
+    out = root / "one killed"
+    rng = random.Random(7)
+    interrupted = 0
+    for _ in range(KILLS):
+        process = start(command, out)
+        try:
+            process.wait(to_first_part + rng.uniform(0, 1) * (whole - to_first_part))
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            interrupted += 1
+    assert interrupted
+    assert start(command, out).wait() == 0
+    assert result_bytes(out) == calm
+    ((_, state),) = find_states(out)
+    assert state.status is Status.DONE
+    ends = [attempt.end for attempt in state.history]
+    assert ends[-1] == "done" and set(ends[:-1]) <= {"interrupted"}
+    assert len(ends) == state.attempts
+
+
+@pytest.mark.slow
+def test_two_processes_on_one_slide_compute_it_once(one):
+    command, root, calm, _ = one
+    out = root / "one shared"
+    pair = [start(command, out), start(command, out)]
+    assert [process.wait() for process in pair] == [0, 0]
+    assert result_bytes(out) == calm
+    ((_, state),) = find_states(out)
+    assert (state.status, state.attempts) == (Status.DONE, 1)
+
+
+def test_one_slide_that_is_terminated_is_given_back(one):
+    command, root, _, _ = one
+    out = root / "one ended"
+    process = start(command, out)
+    while not list(out.glob("**/*.parquet")) and process.poll() is None:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait() in (0, 128 + signal.SIGTERM)
+    assert not list(out.glob("**/.lock"))
+    ((_, state),) = find_states(out)
+    assert state.status in (Status.QUEUED, Status.DONE)

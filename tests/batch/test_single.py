@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
 import sys
 import threading
+import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -16,8 +19,10 @@ from lymphinfer.batch.calls import find_calls, typed
 from lymphinfer.batch.job import Job
 from lymphinfer.batch.locks import FolderLock
 from lymphinfer.batch.options import BatchOptions
+from lymphinfer.batch.places.here import is_stuck
 from lymphinfer.batch.single import predict_slide, run_slide
 from lymphinfer.batch.state import Status, read_state
+from lymphinfer.bundles import loading
 from lymphinfer.cli.app import app
 from lymphinfer.errors import LymphinferError, SlideError
 from lymphinfer.slides import openslide_reader
@@ -45,6 +50,8 @@ def hanging(monkeypatch):
     monkeypatch.setattr(openslide_reader.OpenSlideSlide, "_read_level", read)
     yield
     go_on.set()
+    while is_stuck():
+        time.sleep(0.05)
 
 
 def command(slide: Path, out: Path, bundle: Path, *more: object):
@@ -214,3 +221,20 @@ def test_an_interrupted_slide_is_given_back(slide, disc_bundle, tmp_path):
     assert (state.status, state.attempts) == (Status.QUEUED, 0)
     assert [attempt.end for attempt in state.history] == ["put back"]
     assert not (tmp_path / "a" / ".lock").exists()
+
+
+def test_nothing_of_a_slide_stays_in_memory(slide, disc_bundle, tmp_path):
+    loaded = []
+    original = loading.Bundle.__init__
+
+    def init(self, *arguments, **options):
+        original(self, *arguments, **options)
+        loaded.append(weakref.ref(self.markers))
+
+    loading.Bundle.__init__, kept = init, original
+    try:
+        predict_slide(slide, tmp_path / "a", settings=settings(disc_bundle, runtime="torch"))
+    finally:
+        loading.Bundle.__init__ = kept
+    gc.collect()
+    assert len(loaded) == 1 and loaded[0]() is None

@@ -121,8 +121,9 @@ class Here:
             return
         hand.left = True
         hand.tasks.put(None)
-        _left_behind.append(hand)
         hand.join(wait_s)
+        # One that has ended is let go of, and with it its networks.
+        _left_behind[:] = [each for each in (*_left_behind, hand) if each.is_alive()]
 
 
 _left_behind: list[_Hand] = []
