@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
+from lymphinfer.cells.outlines import Rings, clean
 from lymphinfer.cells.parts import read_parts, write_part
 from lymphinfer.cells.table import build_table
 from lymphinfer.export.geojson import FORMATS, write_geojson
-from lymphinfer.nuclei.polygons import Rings, clean
 from lymphinfer.panel import TCELL_PANEL
 
 RAYS = 32

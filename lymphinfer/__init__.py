@@ -13,25 +13,26 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from lymphinfer.version import __version__
 
 if TYPE_CHECKING:
+    from lymphinfer.batch.options import BatchOptions
+    from lymphinfer.batch.run import predict_folder
+    from lymphinfer.batch.single import predict_slide
+    from lymphinfer.batch.summary import BatchResult, SlideOutcome
     from lymphinfer.errors import LymphinferError
-    from lymphinfer.predict.batch import predict_folder
-    from lymphinfer.predict.options import BatchOptions
-    from lymphinfer.predict.settings import PredictSettings, SlideResult
-    from lymphinfer.predict.slide import predict_slide
-    from lymphinfer.predict.summary import BatchResult, SlideOutcome
+    from lymphinfer.predict.result import SlideResult
+    from lymphinfer.predict.settings import PredictSettings
 
 _HOMES = {
-    "BatchOptions": "lymphinfer.predict.options",
-    "BatchResult": "lymphinfer.predict.summary",
+    "BatchOptions": "lymphinfer.batch.options",
+    "BatchResult": "lymphinfer.batch.summary",
     "LymphinferError": "lymphinfer.errors",
     "PredictSettings": "lymphinfer.predict.settings",
-    "SlideOutcome": "lymphinfer.predict.summary",
-    "SlideResult": "lymphinfer.predict.settings",
-    "predict_folder": "lymphinfer.predict.batch",
-    "predict_slide": "lymphinfer.predict.slide",
+    "SlideOutcome": "lymphinfer.batch.summary",
+    "SlideResult": "lymphinfer.predict.result",
+    "predict_folder": "lymphinfer.batch.run",
+    "predict_slide": "lymphinfer.batch.single",
 }
 
 __all__ = [

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from lymphinfer.batch import doctor
 from lymphinfer.cli.app import app
 from lymphinfer.errors import DataError
 from lymphinfer.extras import IMPORTED, missing_packages
-from lymphinfer.predict import doctor
 from lymphinfer.training.detector import DetectorRun, train_detector
 
 # Tools, and what brings them together: the package imports nothing of theirs.

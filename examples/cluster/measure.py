@@ -19,12 +19,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lymphinfer.predict.claims import Claim, Claims
+from lymphinfer.batch.claims import Claim, Claims
+from lymphinfer.batch.job import Job
+from lymphinfer.bundles.loading import Bundle
 from lymphinfer.predict.finish import finish_slide
-from lymphinfer.predict.inputs import Job
-from lymphinfer.predict.plan import SlidePlan, predict_shards
-from lymphinfer.predict.settings import PredictSettings, SlideResult
-from lymphinfer.predict.slide import load, open_plan
+from lymphinfer.predict.plan import SlidePlan, load, plan_slide, predict_shards
+from lymphinfer.predict.result import SlideResult
+from lymphinfer.predict.settings import PredictSettings
 from lymphinfer.simulate.slide import write_large_slide
 
 CYCLES = 50
@@ -99,11 +100,18 @@ def main() -> None:
     Console().print(table)
 
 
+def open_and_plan(
+    slide: Path, folder: Path, settings: PredictSettings, bundle: Bundle
+) -> SlidePlan | SlideResult:
+    with settings.open(slide) as opened:
+        return plan_slide(opened, folder, settings, bundle)
+
+
 def measure(
     slide: Path, place: Path, settings: PredictSettings, most: int, *, with_dask: bool
 ) -> list[tuple[str, str]]:
     bundle, loading = timed(load, settings)
-    plan, planning = timed(open_plan, slide, place / "out", settings, bundle)
+    plan, planning = timed(open_and_plan, slide, place / "out", settings, bundle)
     if isinstance(plan, SlideResult) or not plan.shards:
         raise SystemExit(f"{slide}: nothing to compute")
     # Full shards from the middle of the slide: the first warms up, the edge has few tiles.

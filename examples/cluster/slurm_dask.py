@@ -15,8 +15,8 @@ from pathlib import Path
 from dask_jobqueue import SLURMCluster
 
 from lymphinfer import PredictSettings
-from lymphinfer.predict.dask_engine import run_on_dask
-from lymphinfer.predict.inputs import find_jobs
+from lymphinfer.batch.inputs import find_jobs
+from lymphinfer.batch.run import run_on_dask
 
 
 def main() -> None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load, load_file
 from torch import Tensor, nn
@@ -24,14 +21,14 @@ from lymphinfer.markers.calibration import Calibration
 from lymphinfer.markers.classifier import (
     ClassifierConfig,
     MarkerClassifier,
-    classify_patches,
     compiled,
 )
 from lymphinfer.markers.dense import DenseMarkers
 from lymphinfer.markers.far_scale import FarConfig, FarNet
 from lymphinfer.markers.hovernet import backbone_config
+from lymphinfer.markers.model import HeadOutput, MarkerModel
 from lymphinfer.markers.two_scale import FarScale, NearMarkers, TwoScaleConfig, TwoScaleHead
-from lymphinfer.nuclei.detector import Detection, Detector
+from lymphinfer.nuclei.detector import Detector
 from lymphinfer.nuclei.hovernet import network as hovernet
 from lymphinfer.nuclei.hovernet.detector import HoVerNetDetector
 from lymphinfer.nuclei.hovernet.network import HoVerNetConfig
@@ -94,96 +91,6 @@ def _load_into(module: nn.Module, manifest: BundleManifest, file: str) -> None:
             f"{manifest.folder / file}: not the weights of the network that bundle.toml describes "
             f"({str(error).splitlines()[0]})"
         ) from error
-
-
-@dataclass(frozen=True)
-class MarkerModel:
-    """Head outputs for the nuclei of a tile, every marker of the panel.
-
-    Attributes
-    ----------
-    manifest : BundleManifest
-    classifier : MarkerClassifier or None
-        None where the detector brings the logits (a ``feature`` or ``dense`` bundle).
-    learned : tuple of str
-        Markers with a learned head, in the order of the logits.
-    device : torch.device
-    autocast : torch.dtype or None
-    run : callable, optional
-        Computes the classifier in its place, see `lymphinfer.markers.classifier.compiled`.
-    head : TwoScaleHead, optional
-        Of a ``two-scale`` bundle, on the CPU.
-    far : FarScale, optional
-        What sees the neighbourhoods for it.
-    """
-
-    manifest: BundleManifest
-    classifier: MarkerClassifier | None
-    learned: tuple[str, ...]
-    device: torch.device
-    autocast: torch.dtype | None
-    run: Callable[[Tensor], Tensor] | None = None
-    head: TwoScaleHead | None = None
-    far: FarScale | None = None
-
-    @property
-    def patch_px(self) -> int:
-        """Side of the patches it wants, px; 0 for none."""
-        return 0 if self.classifier is None else self.classifier.config.patch_px
-
-    def logits(
-        self,
-        patches: NDArray[np.uint8] | None,
-        detection: Detection,
-        far: NDArray[np.float32] | None = None,
-    ) -> NDArray[np.float32]:
-        """Logits (N, len(learned)) of nuclei, from their patches or detection, and far features."""
-        if self.head is not None:
-            return self._two_scale(detection.near, far)
-        if self.classifier is not None and patches is not None:
-            return classify_patches(
-                self.classifier,
-                patches,
-                device=self.device,
-                autocast=self.autocast,
-                run=self.run,
-            )
-        if detection.marker_logits is None:
-            raise BundleError(
-                f"bundle {self.manifest.name}: its marker model reads the detector's dense head, "
-                "but the detector has none"
-            )
-        return detection.marker_logits[:, : len(self.learned)]
-
-    @torch.inference_mode()
-    def _two_scale(
-        self, near: NDArray[np.float32] | None, far: NDArray[np.float32] | None
-    ) -> NDArray[np.float32]:
-        assert self.head is not None
-        scales = (None if x is None else torch.from_numpy(x) for x in (near, far))
-        logits: NDArray[np.float32] = self.head(*scales).numpy()
-        return logits
-
-    def head_outputs(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Calibrated head outputs.
-
-        Parameters
-        ----------
-        logits : ndarray of float32, (N, len(learned))
-
-        Returns
-        -------
-        ndarray of float32, (N, M)
-            In panel order: P(marker) of a learned head, P(marker | parent) of a base rate.
-        """
-        result = np.empty((len(logits), len(self.manifest.markers)), np.float32)
-        for i, spec in enumerate(self.manifest.markers):
-            if spec.evidence is Evidence.BASE_RATE:
-                result[:, i] = spec.rate or 0.0
-            else:
-                calibration = Calibration(spec.scale, spec.offset)
-                result[:, i] = calibration(logits[:, self.learned.index(spec.name)])
-        return result
 
 
 @dataclass(frozen=True)
@@ -358,7 +265,15 @@ def _build_markers(
     run = None
     if runtime == "openvino" and classifier is not None and table["kind"] == "patch":
         run = compiled(classifier, autocast)
-    return MarkerModel(manifest, classifier, learned, device, autocast, run, head, far)
+    outputs = tuple(
+        HeadOutput(m.name, rate=m.rate or 0.0)
+        if m.evidence is Evidence.BASE_RATE
+        else HeadOutput(m.name, Calibration(m.scale, m.offset))
+        for m in manifest.markers
+    )
+    return MarkerModel(
+        manifest.name, outputs, classifier, learned, device, autocast, run, head, far
+    )
 
 
 def _with_near(

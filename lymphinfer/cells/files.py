@@ -71,8 +71,35 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 def cannot_write(path: Path, error: OSError) -> ResultError:
     """What a failed write means to a user, and what to do."""
     reason = error.strerror or str(error)
-    fix = _FIXES.get(error.errno or 0, "check the folder, or choose another with --out")
-    return ResultError(f"cannot write {path} ({reason}): {fix}")
+    return ResultError(f"cannot write {path} ({reason}): {fix_for(error)}")
+
+
+def fix_for(error: OSError) -> str:
+    """What to do where a result cannot be written."""
+    return _FIXES.get(error.errno or 0, "check the folder, or choose another with --out")
+
+
+def check_writable(folder: Path, longest: str) -> None:
+    """Fail before the hours of work, not after them.
+
+    Parameters
+    ----------
+    folder : Path
+    longest : str
+        The longest name that will be written there.
+
+    Raises
+    ------
+    ResultError
+        Files cannot be made in the folder, not removed, or not have such long names.
+    """
+    probe = folder / f".{longest}.tmp"
+    with atomic_write(probe) as stream:
+        stream.write(b"")
+    try:
+        probe.unlink()
+    except OSError as error:
+        raise ResultError(f"{folder}: files can be made there but not removed ({error})") from error
 
 
 def temporary_beside(path: Path) -> Path:

@@ -18,10 +18,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-import lymphinfer
+from lymphinfer.cells.outlines import Rings, areas, centroids
 from lymphinfer.errors import ResultError
-from lymphinfer.nuclei.polygons import Rings, areas, centroids
 from lymphinfer.panel import Panel
+from lymphinfer.version import __version__
 
 TABLE_VERSION = "1"
 VERSION_KEY = b"lymphinfer.table"
@@ -73,7 +73,7 @@ def schema(panel: Panel, extras: Sequence[str] = ()) -> pa.Schema:
     ]
     metadata = {
         VERSION_KEY: TABLE_VERSION,
-        SOFTWARE_KEY: lymphinfer.__version__,
+        SOFTWARE_KEY: __version__,
         PANEL_KEY: panel.name,
     }
     return pa.schema(fields, metadata=metadata)
@@ -102,7 +102,7 @@ def build_table(
     bundle_sha256 : str
         Hash of the bundle; goes into the ids.
     rings : Rings
-        N valid outlines, from `lymphinfer.nuclei.polygons.clean`.
+        N valid outlines, from `lymphinfer.cells.outlines.clean`.
     detection_probability : array of float, shape (N,)
         In [0, 1].
     probabilities : ndarray of float, shape (N, len(panel))

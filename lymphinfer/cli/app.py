@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from typing import Annotated
 
@@ -78,19 +79,30 @@ def main() -> None:
         app()
     except LymphinferError as error:
         Console(stderr=True).print(f"[bold red]Error:[/] {_escaped(str(error))}", soft_wrap=True)
-        sys.exit(2)
+        _leave(2)
     except (MemoryError, RuntimeError, OSError, ImportError) as error:
         if not is_memory_short(error):
             raise
         text = f"{NO_MEMORY}. -v shows where it ended"
         logging.getLogger(__name__).info("not enough memory", exc_info=error)
         Console(stderr=True).print(f"[bold red]Error:[/] {text}", soft_wrap=True)
-        sys.exit(2)
+        _leave(2)
     except KeyboardInterrupt:
         Console(stderr=True).print(
             "Interrupted. Finished parts are kept: the same command goes on from there."
         )
-        sys.exit(130)
+        _leave(130)
+
+
+def _leave(code: int) -> None:
+    """End with an exit code, also where a thread hangs in a reader that nothing can end."""
+    here = sys.modules.get("lymphinfer.batch.places.here")
+    if here is not None and here.is_stuck():
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _escaped(text: str) -> str:

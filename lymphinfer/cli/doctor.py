@@ -21,7 +21,7 @@ def doctor(
     ] = DEFAULT_BUNDLE,
 ) -> None:
     """Check versions, devices, bundles and disk, with the fix for each problem."""
-    from lymphinfer.predict.doctor import examine
+    from lymphinfer.batch.doctor import examine
 
     console = Console()
     problems = 0

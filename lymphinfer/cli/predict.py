@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -118,7 +119,7 @@ def predict(
         typer.Option(help="Several devices: cuda:0,cuda:1, or auto for every GPU. Over --device."),
     ] = None,
     slide_timeout: Annotated[
-        float | None, typer.Option(help="Seconds that one slide of a batch may take.")
+        float | None, typer.Option(help="Seconds that one slide may take.")
     ] = None,
     stall_timeout: Annotated[
         float, typer.Option(help="Seconds without a finished tile after which a slide has hung.")
@@ -142,11 +143,14 @@ def predict(
     folder, on one machine or many, its processes share the slides.
     """
     # The command line answers --help before torch is loaded.
+    from lymphinfer.batch.calls import CallFile, written_down
+    from lymphinfer.batch.inputs import is_single, results_root
+    from lymphinfer.batch.options import BatchOptions, device_names
+    from lymphinfer.batch.run import dask_workers, worker_processes
     from lymphinfer.cli.predict_batch import list_jobs, run_batch
     from lymphinfer.cli.predict_run import run
+    from lymphinfer.errors import LymphinferError
     from lymphinfer.extras import require_extra
-    from lymphinfer.predict.inputs import is_single
-    from lymphinfer.predict.options import BatchOptions
     from lymphinfer.predict.settings import PredictSettings
 
     if report:
@@ -178,15 +182,24 @@ def predict(
         memory_limit_gb=memory_limit,
         retry_failed=retry_failed,
     )
+    if scheduler is not None and engine is not Engine.dask:
+        raise LymphinferError(f"--scheduler {scheduler}: needs --engine dask")
     if dry_run:
         code = list_jobs(source, out, settings, options)
-    elif is_single(source) and len(options.devices) < 2 and engine is Engine.local:
-        if options.devices:
-            settings = replace(settings, device=options.devices[0])
-        code = run(source, out, settings, report=report)
     else:
-        code = run_batch(
-            source, out, settings, options, engine=engine, scheduler=scheduler, report=report
-        )
+        single = is_single(source)
+        place = None
+        if engine is Engine.dask:
+            place = dask_workers(options, scheduler)
+        elif single and options.devices:
+            names = device_names(options, device)
+            settings = replace(settings, device=names[0])
+            place = worker_processes(settings, options) if len(names) > 1 else None
+        work = run if single else run_batch
+        with written_down(CallFile(results_root(source, out), sys.argv[1:])) as call:
+            call.exit_code = work(
+                source, out, settings, options, place=place, on_begin=call.begin, report=report
+            )
+        code = call.exit_code
     if code:
         raise typer.Exit(code)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -21,21 +23,23 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from lymphinfer.batch.claims import Claims
+from lymphinfer.batch.inputs import find_jobs, results_root
+from lymphinfer.batch.job import Job
+from lymphinfer.batch.options import BatchOptions
+from lymphinfer.batch.places import Place
+from lymphinfer.batch.platform import exit_on_sigterm
+from lymphinfer.batch.run import run_jobs
+from lymphinfer.batch.state import Status, read_state
+from lymphinfer.batch.summary import BatchResult, SlideOutcome
 from lymphinfer.bundles.composing import used_manifest
-from lymphinfer.cli.enums import Engine
+from lymphinfer.cells.naming import BATCH_CSV
 from lymphinfer.cli.output import write_line, write_path
 from lymphinfer.cli.predict_run import print_bundle
 from lymphinfer.cli.report_run import announce, make_reports
 from lymphinfer.cli.status import duration
 from lymphinfer.errors import AnnotationError
-from lymphinfer.predict.batch import run_jobs
-from lymphinfer.predict.claims import Claims
-from lymphinfer.predict.inputs import Job, find_jobs, results_root
-from lymphinfer.predict.options import BatchOptions
-from lymphinfer.predict.platform import exit_on_sigterm
 from lymphinfer.predict.settings import PredictSettings
-from lymphinfer.predict.state import Status, read_state
-from lymphinfer.predict.summary import CSV_NAME, BatchResult, SlideOutcome
 from lymphinfer.textfiles import shown
 
 MAX_ROWS = 40
@@ -76,13 +80,13 @@ class BatchBar:
         self.bar.stop()
 
     def began(self, job: Job, device: str, tiles: int, done: int) -> None:
-        """See `lymphinfer.predict.progress.BatchProgress`."""
+        """See `lymphinfer.batch.progress.BatchProgress`."""
         self._remove(job.folder)
         name = f"  {escape(shown(job.slide.name))} on {device}"
         self.tasks[job.folder] = self.bar.add_task(name, total=tiles, completed=done, note="tiles")
 
     def advanced(self, job: Job, nuclei: int) -> None:
-        """See `lymphinfer.predict.progress.BatchProgress`."""
+        """See `lymphinfer.batch.progress.BatchProgress`."""
         task = self.tasks.get(job.folder)
         if task is not None:
             self.nuclei[job.folder] += nuclei
@@ -90,7 +94,7 @@ class BatchBar:
             self.bar.update(task, advance=1, note=note)
 
     def ended(self, outcome: SlideOutcome, *, again: bool = False) -> None:
-        """See `lymphinfer.predict.progress.BatchProgress`."""
+        """See `lymphinfer.batch.progress.BatchProgress`."""
         self._remove(outcome.folder)
         self.bar.update(self.all, advance=1)
         if outcome.status is Status.DONE:
@@ -104,7 +108,7 @@ class BatchBar:
         self.console.print(line, soft_wrap=True)
 
     def waiting(self, slides: int, owner: str) -> None:
-        """See `lymphinfer.predict.progress.BatchProgress`."""
+        """See `lymphinfer.batch.progress.BatchProgress`."""
         note = f"waiting for {owner}"
         self.bar.update(self.all, note=note)
         if note != self.waited_for and not self.console.is_terminal:
@@ -123,8 +127,8 @@ def run_batch(
     settings: PredictSettings,
     options: BatchOptions,
     *,
-    engine: Engine = Engine.local,
-    scheduler: str | None = None,
+    place: AbstractContextManager[Place] | None = None,
+    on_begin: Callable[[int], None] | None = None,
     report: bool = False,
 ) -> int:
     """Predict many slides and print; with `report` their pages are made too.
@@ -151,12 +155,7 @@ def run_batch(
     jobs = find_jobs(source, root)
     print_bundle(console, used_manifest(settings.bundle, settings.detector))
     with BatchBar(console, len(jobs)) as progress:
-        if engine is Engine.dask:
-            from lymphinfer.predict.dask_engine import run_on_dask
-
-            result = run_on_dask(jobs, root, settings, options, progress, scheduler=scheduler)
-        else:
-            result = run_jobs(jobs, root, settings, options, progress)
+        result = run_jobs(jobs, root, settings, options, progress, place=place, on_begin=on_begin)
     print_batch(console, result)
     for outcome in result.done:
         # The one thing on stdout, so that a script can take it.
@@ -216,18 +215,20 @@ def print_batch(console: Console, result: BatchResult) -> None:
     if warned:
         console.print(
             f"[bold yellow]{warned} of {len(done)} slides have warnings[/]: column `warnings` of "
-            f"{CSV_NAME}."
+            f"{BATCH_CSV}."
         )
     retried = sum(o.shards_retried for o in result.outcomes)
     if retried:
         console.print(f"{retried} shards were computed again since their worker was lost.")
+    for note in result.notes:
+        console.print(f"[bold yellow]Warning:[/] {escape(note)}", soft_wrap=True)
     if result.stopped:
         console.print(
             f"[bold red]Stopped:[/] {escape(result.stopped)}\nThe same command goes on from here.",
             soft_wrap=True,
         )
     console.print(
-        f"{duration(result.seconds)} h; a row a slide in {escape(shown(result.root / CSV_NAME))}",
+        f"{duration(result.seconds)} h; a row a slide in {escape(shown(result.root / BATCH_CSV))}",
         soft_wrap=True,
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,12 +22,19 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from lymphinfer.batch.inputs import find_jobs
+from lymphinfer.batch.job import Job
+from lymphinfer.batch.options import BatchOptions
+from lymphinfer.batch.places import Place
+from lymphinfer.batch.platform import exit_on_sigterm
+from lymphinfer.batch.single import run_slide
+from lymphinfer.batch.summary import SlideOutcome
+from lymphinfer.bundles.composing import used_manifest
 from lymphinfer.bundles.schema import BundleManifest
 from lymphinfer.cli.output import write_path
 from lymphinfer.cli.report_run import announce, make_reports
-from lymphinfer.predict.inputs import find_jobs
-from lymphinfer.predict.settings import PredictSettings, SlideResult
-from lymphinfer.predict.slide import load, predict_slide
+from lymphinfer.predict.result import SlideResult
+from lymphinfer.predict.settings import PredictSettings
 from lymphinfer.textfiles import shown
 
 
@@ -47,6 +56,7 @@ class ProgressBar:
         )
         self.task: TaskID | None = None
         self.nuclei = 0
+        self.waited_for = ""
 
     def __enter__(self) -> Self:
         self.bar.start()
@@ -60,23 +70,41 @@ class ProgressBar:
     ) -> None:
         self.bar.stop()
 
-    def start(self, slide: Path, tiles: int, done: int) -> None:
-        """See `lymphinfer.predict.slide.Progress`."""
+    def began(self, job: Job, device: str, tiles: int, done: int) -> None:
+        """See `lymphinfer.batch.progress.BatchProgress`."""
         self.nuclei = 0
         if self.task is not None:
             self.bar.remove_task(self.task)
         self.task = self.bar.add_task(
-            escape(shown(slide.name)), total=tiles, completed=done, nuclei=0
+            escape(shown(job.slide.name)), total=tiles, completed=done, nuclei=0
         )
 
-    def advance(self, nuclei: int) -> None:
-        """See `lymphinfer.predict.slide.Progress`."""
+    def advanced(self, job: Job, nuclei: int) -> None:
+        """See `lymphinfer.batch.progress.BatchProgress`."""
         if self.task is not None:
             self.nuclei += nuclei
             self.bar.update(self.task, advance=1, nuclei=self.nuclei)
 
+    def ended(self, outcome: SlideOutcome, *, again: bool = False) -> None:
+        """See `lymphinfer.batch.progress.BatchProgress`."""
 
-def run(source: Path, out: Path | None, settings: PredictSettings, *, report: bool = False) -> int:
+    def waiting(self, slides: int, owner: str) -> None:
+        """See `lymphinfer.batch.progress.BatchProgress`."""
+        if owner != self.waited_for:
+            self.bar.console.print(f"Waiting for {escape(owner)}, which works on this slide.")
+        self.waited_for = owner
+
+
+def run(
+    source: Path,
+    out: Path | None,
+    settings: PredictSettings,
+    options: BatchOptions,
+    *,
+    place: AbstractContextManager[Place] | None = None,
+    on_begin: Callable[[int], None] | None = None,
+    report: bool = False,
+) -> int:
     """Predict one slide and print; with `report` the page is made too.
 
     Returns
@@ -89,17 +117,16 @@ def run(source: Path, out: Path | None, settings: PredictSettings, *, report: bo
     LymphinferError
         It could not be done.
     """
+    exit_on_sigterm()
     console = Console(stderr=True)
     (job,) = find_jobs(source, out)
-    bundle = load(settings)
-    print_bundle(console, bundle.manifest)
+    manifest = used_manifest(settings.bundle, settings.detector)
+    print_bundle(console, manifest)
     with ProgressBar(console) as progress:
-        result = predict_slide(
-            job.slide, job.folder, settings=settings, bundle=bundle, progress=progress
-        )
-    print_slide(console, result, bundle.manifest)
+        result = run_slide(job, settings, options, progress, place=place, on_begin=on_begin)
+    print_slide(console, result, manifest)
     # The one thing on stdout, so that a script can take it.
-    write_path(result.file)
+    write_path(job.folder / result.file.name)
     if report:
         make_reports(console, [job.folder], job.folder, on_page=announce(console))
     return 0

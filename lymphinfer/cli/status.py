@@ -13,10 +13,13 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from lymphinfer.batch.calls import find_calls
+from lymphinfer.batch.locks import FolderLock
+from lymphinfer.batch.state import SlideState, Status, find_states
 from lymphinfer.errors import ResultError
-from lymphinfer.predict.locks import FolderLock
-from lymphinfer.predict.state import SlideState, Status, find_states
 from lymphinfer.textfiles import shown
+
+MAX_ROWS = 20
 
 
 def status(
@@ -81,7 +84,53 @@ def overview(root: Path, states: list[tuple[Path, SlideState]]) -> RenderableTyp
             reason = state.reason.removeprefix(f"{state.slide}: ")
             table.add_row(escape(_name(root, folder)), str(state.attempts), escape(reason))
         parts.append(table)
+    parts += [table for table in (_attempts(root, states), _calls(root)) if table is not None]
     return Group(*parts)
+
+
+def _attempts(root: Path, states: list[tuple[Path, SlideState]]) -> Table | None:
+    """What was tried before the last attempt, and every attempt that came to nothing."""
+    tried = [
+        (folder, attempt)
+        for folder, state in states
+        for attempt in state.history
+        if attempt is not state.history[-1] or attempt.end not in ("", "done", "failed")
+    ]
+    if not tried:
+        return None
+    table = Table("earlier attempts", "began", "for", "where", "end", "reason")
+    for folder, attempt in sorted(tried, key=lambda pair: pair[1].began)[-MAX_ROWS:]:
+        table.add_row(
+            escape(_name(root, folder)),
+            moment(attempt.began),
+            "" if attempt.seconds is None else duration(attempt.seconds),
+            escape(f"{attempt.host} {attempt.device} (pid {attempt.pid})"),
+            attempt.end,
+            escape(attempt.reason),
+        )
+    return table
+
+
+def _calls(root: Path) -> Table | None:
+    calls = find_calls(root)
+    if not calls:
+        return None
+    table = Table("calls", "slides", "for", "where", "end")
+    for call in calls[-MAX_ROWS:]:
+        running = "" if call.exit_code is None else f"exit code {call.exit_code}"
+        table.add_row(
+            escape(f"{moment(call.began)}  {call.command}"),
+            str(call.slides),
+            "" if call.seconds is None else duration(call.seconds),
+            escape(f"{call.host} (pid {call.pid})"),
+            escape(f"{running}  {call.error}".strip()),
+        )
+    return table
+
+
+def moment(seconds: float) -> str:
+    """A time since the epoch as the clock on the wall had it."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
 def _name(root: Path, folder: Path) -> str:

@@ -19,11 +19,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from lymphinfer.cells.files import atomic_write
+from lymphinfer.cells.outlines import Rings, bounds
 from lymphinfer.cells.parts import open_parquet
 from lymphinfer.cells.table import read_rings
 from lymphinfer.errors import ResultError
 from lymphinfer.export.results import Result
-from lymphinfer.nuclei.polygons import Rings, bounds
 from lymphinfer.slides.grid import grid_dimensions
 
 TILE_PX = 512

@@ -9,7 +9,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from lymphinfer.nuclei.polygons import Rings
+from lymphinfer.cells.outlines import Rings
 
 SIGNIFICANT = 4
 # Vertices written at a time: what fits the processor's cache is four times as fast.

@@ -10,14 +10,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from lymphinfer import __version__
+from lymphinfer.cells.naming import BATCH_JSON, PARTS, SUMMARY
 from lymphinfer.cells.parts import is_done, list_parts, open_parquet, read_parts
+from lymphinfer.cells.provenance import provenance
 from lymphinfer.errors import ResultError
 from lymphinfer.panel import PANELS, Panel
+from lymphinfer.version import __version__
 
-SUMMARY = "summary.json"
-PARTS = "parts"
-BATCH = "batch.json"
 LEARNED = ("stain", "morphology", "simulated", "measured")
 """Evidence behind which something was learned. Results of bundles that did not yet tell stain from
 morphology say ``measured``."""
@@ -150,20 +149,16 @@ class Result:
         """What made the nuclei, as the slide's GeoJSON carries it."""
         summary = self.summary
         software = summary.get("versions", {}).get("lymphinfer", __version__)
-        return {
-            "software": f"lymphinfer {software}",
-            "bundle": summary["bundle"].get("name"),
-            "bundle_version": summary["bundle"].get("version"),
-            "bundle_sha256": summary["bundle"].get("sha256"),
-            "slide_identity": summary["slide"].get("identity"),
-            "mpp": self.mpp,
-            "mpp_source": summary["slide"].get("mpp_source"),
-            "hierarchy": summary["arguments"].get("hierarchy"),
-            "evidence": self.evidence,
-            **({"operating_point": point} if (point := self.operating_point) else {}),
-            "warnings": self.warnings,
-            "notice": "Research use only. Not for diagnosis.",
-        }
+        return provenance(
+            software=f"lymphinfer {software}",
+            bundle=summary["bundle"],
+            slide={**summary["slide"], "mpp": self.mpp},
+            hierarchy=summary["arguments"].get("hierarchy"),
+            evidence=self.evidence,
+            operating_point=self.operating_point,
+            warnings=self.warnings,
+            region=summary.get("region"),
+        )
 
 
 def open_result(folder: Path) -> Result:
@@ -243,7 +238,7 @@ def batch_rows(folder: Path) -> list[dict[str, str]]:
     """
     names = ("slide", "folder", "status", "reason")
     try:
-        rows = json.loads((folder / BATCH).read_text("utf-8"))["slides"]
+        rows = json.loads((folder / BATCH_JSON).read_text("utf-8"))["slides"]
         return [{name: str(row.get(name) or "") for name in names} for row in rows]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return []

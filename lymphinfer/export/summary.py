@@ -13,11 +13,11 @@ import orjson
 import pyarrow as pa
 from numpy.typing import NDArray
 
-import lymphinfer
 from lymphinfer.cells.files import atomic_write
 from lymphinfer.cells.table import read_calls
 from lymphinfer.panel import OTHER, Panel
 from lymphinfer.textfiles import json_bytes
+from lymphinfer.version import __version__
 
 _DISTRIBUTIONS = (
     "torch",
@@ -204,7 +204,7 @@ def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
 
 def versions() -> dict[str, str]:
     """Versions of LymphInfer, Python and the packages that shape a result, where installed."""
-    found = {"lymphinfer": lymphinfer.__version__, "python": platform.python_version()}
+    found = {"lymphinfer": __version__, "python": platform.python_version()}
     for name in _DISTRIBUTIONS:
         try:
             found[name] = version(name)

@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from lymphinfer.cells.outlines import is_valid
 from lymphinfer.cells.table import read_ids, read_rings
 from lymphinfer.errors import ResultError
-from lymphinfer.nuclei.polygons import is_valid
 from lymphinfer.panel import Panel
 
 REMEDY = "delete the slide's parts folder and run lymphinfer predict again"

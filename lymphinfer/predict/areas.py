@@ -14,6 +14,7 @@ from shapely.geometry.base import BaseGeometry
 from lymphinfer.annotations import OUT_OF_FOCUS, Roi, find_roi, read_roi
 from lymphinfer.cells.areas import Areas
 from lymphinfer.cells.parts import list_parts, open_parquet
+from lymphinfer.errors import AnnotationError
 from lymphinfer.predict.settings import PredictSettings
 from lymphinfer.slides import Slide, TissueMask
 from lymphinfer.slides.focus import BlurredField, read_fields
@@ -66,6 +67,11 @@ def read_limits(slide: Slide, settings: PredictSettings) -> Limits:
         They cannot be used.
     """
     offset = slide.bounds_offset if settings.crop_to_bounds else (0, 0)
+    if settings.within_class and settings.roi is None:
+        raise AnnotationError(
+            f"{slide.path}: --within-class needs annotations that have classes: give --roi, or a "
+            "list with a column `roi` that names a file for this slide"
+        )
 
     def read(source: str | None, **options: tuple[str, ...]) -> Roi | None:
         if source is None:

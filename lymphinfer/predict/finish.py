@@ -10,20 +10,22 @@ from typing import Any
 
 import pyarrow as pa
 
-from lymphinfer import __version__
 from lymphinfer.annotations import Roi
 from lymphinfer.bundles.schema import BundleManifest
 from lymphinfer.cells.areas import write_areas
-from lymphinfer.cells.parts import list_parts, open_parquet, read_parts
+from lymphinfer.cells.naming import SUMMARY, slide_places, slide_stem
+from lymphinfer.cells.parts import SUFFIX, is_done, list_parts, open_parquet, read_parts
+from lymphinfer.cells.provenance import provenance
+from lymphinfer.errors import ResultError
 from lymphinfer.export.geojson import write_geojson
 from lymphinfer.export.summary import Counts, summarise, write_summary
 from lymphinfer.predict.areas import blurred_areas
-from lymphinfer.predict.naming import SUMMARY, slide_stem
-from lymphinfer.predict.ownership import slide_places
+from lymphinfer.predict.earlier import remove_parts
 from lymphinfer.predict.pipeline import DROPPED_KEY
-from lymphinfer.predict.plan import SlidePlan, remove_parts
-from lymphinfer.predict.settings import SlideResult
+from lymphinfer.predict.plan import SlidePlan
+from lymphinfer.predict.result import SlideResult
 from lymphinfer.textfiles import shown
+from lymphinfer.version import __version__
 
 
 def finish_slide(
@@ -55,12 +57,21 @@ def finish_slide(
     """
     began = time.perf_counter()
     parts, panel = plan.parts, manifest.panel
-    wanted = {f"{s.id}.parquet" for s in plan.shards}
+    wanted = [f"{shard.id}{SUFFIX}" for shard in plan.shards]
     remove_parts(parts, keep=wanted)
+    missing = [name for name in wanted if not is_done(parts / name, plan.mark)]
+    if missing:
+        raise ResultError(
+            f"{parts}: {len(missing)} of {len(wanted)} parts are missing or not of this run, such "
+            f"as {missing[0]}: run lymphinfer predict again with --retry-failed, it computes what "
+            "is missing"
+        )
     areas, focus, blurred = blurred_areas(
         parts, plan.outline, plan.given is not None, plan.slide["mpp"]
     )
     warnings = [*_warnings(manifest, _dropped(parts)), *plan.warnings, *blurred]
+    point = manifest.calling(plan.settings.operating_point)
+    region = None if plan.roi is None else _region(plan.roi, plan.slide["mpp"])
     counts = Counts(panel).add_all(read_parts(parts, panel, plan.mark))
     write_geojson(
         plan.file,
@@ -68,7 +79,16 @@ def finish_slide(
         panel,
         fmt=plan.settings.format,  # type: ignore[arg-type]
         offset_level0=plan.slide["bounds_offset"] if plan.settings.crop_to_bounds else (0, 0),
-        provenance=_provenance(plan, manifest, warnings),
+        provenance=provenance(
+            software=f"lymphinfer {__version__}",
+            bundle=manifest.identity,
+            slide=plan.slide,
+            hierarchy=plan.hierarchy,
+            evidence=manifest.evidence,
+            operating_point=point,
+            warnings=warnings,
+            region=region,
+        ),
         stem=slide_stem(plan.path),
     )
     writing = time.perf_counter() - began
@@ -86,9 +106,9 @@ def finish_slide(
         seconds={**stages, "total": total},
         warnings=warnings,
     )  # fmt: skip
-    summary["operating_point"] = manifest.calling(plan.settings.operating_point)
-    if plan.roi is not None:
-        summary["region"] = _region(plan.roi, plan.slide["mpp"])
+    summary["operating_point"] = point
+    if region is not None:
+        summary["region"] = region
     summary["tissue"] = _tissue(plan)
     summary["focus"] = focus
     summary["file"] = plan.file.name
@@ -124,25 +144,6 @@ def _warnings(manifest: BundleManifest, dropped: int) -> list[str]:
     if dropped:
         warnings.append(f"{dropped} outlines could not be made valid and were left out.")
     return warnings
-
-
-def _provenance(plan: SlidePlan, manifest: BundleManifest, warnings: list[str]) -> dict[str, Any]:
-    return {
-        "software": f"lymphinfer {__version__}",
-        "bundle": manifest.name,
-        "bundle_version": manifest.version,
-        "bundle_sha256": manifest.sha256,
-        **({"detector": manifest.detector_from} if manifest.detector_from else {}),
-        "slide_identity": plan.slide["identity"],
-        "mpp": plan.slide["mpp"],
-        "mpp_source": plan.slide["mpp_source"],
-        "hierarchy": plan.hierarchy,
-        "evidence": manifest.evidence,
-        "operating_point": manifest.calling(plan.settings.operating_point),
-        "warnings": warnings,
-        "notice": "Research use only. Not for diagnosis.",
-        **({} if plan.roi is None else {"region": _region(plan.roi, plan.slide["mpp"])}),
-    }
 
 
 def _tissue(plan: SlidePlan) -> dict[str, Any]:

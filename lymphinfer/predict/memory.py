@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lymphinfer.bundles.loading import MarkerModel
 from lymphinfer.errors import LymphinferError
+from lymphinfer.markers.model import MarkerModel
 from lymphinfer.markers.two_scale import FarMap, FarScale
 from lymphinfer.nuclei.detector import Detection, Detector
 from lymphinfer.slides import Tile

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from lymphinfer.annotations import Roi
 from lymphinfer.bundles.evidence import DEFAULT_POINT
 from lymphinfer.bundles.loading import Bundle
+from lymphinfer.cells.outlines import Rings, centroids, clean
 from lymphinfer.cells.table import build_table
 from lymphinfer.markers.hierarchy import apply_hierarchy, call_phenotypes
 from lymphinfer.markers.patches import cut_patches
 from lymphinfer.markers.two_scale import FarMap, FarScale, mirrored
 from lymphinfer.nuclei.detector import Detection, polygon_centroids
-from lymphinfer.nuclei.polygons import Rings, centroids, clean
 from lymphinfer.predict.memory import CarefulDevice
 from lymphinfer.slides import Shard, Slide, Tile, TileGrid
 from lymphinfer.slides.focus import BlurredField, blurred_fields, with_fields

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Collection, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,14 +12,18 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from lymphinfer.annotations import Roi
-from lymphinfer.bundles.loading import Bundle
-from lymphinfer.cells.parts import is_done, list_parts, write_part
-from lymphinfer.compute import precision_name
+from lymphinfer.bundles.composing import used_manifest
+from lymphinfer.bundles.loading import Bundle, load_bundle
+from lymphinfer.cells.naming import PARTS, SUMMARY, slide_stem
+from lymphinfer.cells.parts import is_done, write_part
+from lymphinfer.compute import half_type, precision_name, resolve_device
 from lymphinfer.errors import LymphinferError, SlideError
 from lymphinfer.predict.areas import Limits, area_warnings, read_limits
-from lymphinfer.predict.naming import PARTS, SUMMARY, slide_stem
+from lymphinfer.predict.earlier import earlier_mark, finished, remove_parts, remove_views
 from lymphinfer.predict.pipeline import OnTile, StageClock, TilePipeline
-from lymphinfer.predict.settings import PredictSettings, SlideResult, fingerprint
+from lymphinfer.predict.result import SlideResult
+from lymphinfer.predict.settings import PredictSettings, fingerprint
+from lymphinfer.runtime import choose_runtime
 from lymphinfer.slides import Shard, Slide, TileGrid, check_stain, tissue_mask
 
 SHARD_PX = 4096
@@ -122,6 +124,25 @@ class ShardsDone:
     seconds: dict[str, float]
 
 
+def load(settings: PredictSettings) -> Bundle:
+    """Load the bundle of the settings on their device.
+
+    Raises
+    ------
+    BundleError
+        It cannot be used, or has no operating point of the settings' name.
+    """
+    device = resolve_device(settings.device)
+    used_manifest(settings.bundle, settings.detector).calls_at(settings.operating_point)
+    return load_bundle(
+        settings.bundle,
+        detector=settings.detector,
+        device=device,
+        autocast=half_type(device, settings.precision),
+        runtime=choose_runtime(device, settings.runtime),
+    )
+
+
 def plan_slide(
     slide: Slide, folder: Path, settings: PredictSettings, bundle: Bundle
 ) -> SlidePlan | SlideResult:
@@ -164,23 +185,28 @@ def plan_slide(
     )
     identity = slide.identity()
     limits = read_limits(slide, settings)
-    mark = fingerprint(
-        settings,
-        slide_identity=identity,
-        mpp=slide.mpp,
-        bundle_sha256=manifest.sha256,
-        hierarchy=hierarchy,
-        precision=precision,
-        runtime=bundle.runtime,
-        halo_px=grid.halo_px,
-        **limits.hashes,
-    )
+
+    def mark_of(precision: str, runtime: str) -> str:
+        return fingerprint(
+            settings,
+            slide_identity=identity,
+            mpp=slide.mpp,
+            bundle_sha256=manifest.sha256,
+            hierarchy=hierarchy,
+            precision=precision,
+            runtime=runtime,
+            halo_px=grid.halo_px,
+            **limits.hashes,
+        )
+
+    mark = mark_of(precision, bundle.runtime)
     parts = folder / PARTS
     if settings.redo:
         remove_parts(parts)
     else:
         file = folder / f"{slide_stem(slide.path)}.{settings.format}"
-        summary = _finished(folder, file, mark, settings)
+        marks = {mark, earlier_mark(folder, settings, precision, bundle.runtime, mark_of)}
+        summary = finished(folder, file, marks, settings)
         if summary is not None:
             total = int(summary["shards"]["total"])
             seconds = time.perf_counter() - began
@@ -193,6 +219,7 @@ def plan_slide(
     # A shard is what is lost when a process dies: its area does not grow with large tiles.
     per_shard = min(16, max(1, SHARD_PX // settings.tile_px) ** 2)
     shards = tuple(grid.shards(grid.tiles(tissue, roi=limits.within), per_shard))
+    remove_views(folder, slide_stem(slide.path), mark, settings)
     # A summary that outlived its parts would speak for other nuclei.
     (folder / SUMMARY).unlink(missing_ok=True)
     return SlidePlan(
@@ -285,35 +312,8 @@ def add_seconds(*stages: Mapping[str, float]) -> dict[str, float]:
     return {name: sum(each.get(name, 0.0) for each in stages) for name in names}
 
 
-def remove_parts(parts: Path, keep: Collection[str] = ()) -> None:
-    """Delete the parts of a folder but those with these names."""
-    for part in list_parts(parts):
-        if part.name not in keep:
-            with suppress(OSError):
-                part.unlink()
-
-
 def _halo(bundle: Bundle) -> int:
     """Context for the detector and half a patch, aligned to the detector's pixel grid."""
     align = bundle.detector.align_px
     wanted = max(bundle.detector.halo_px, -(-bundle.markers.patch_px // 2) + align)
     return -(-wanted // align) * align
-
-
-def _finished(
-    folder: Path, file: Path, mark: str, settings: PredictSettings
-) -> dict[str, Any] | None:
-    """Summary of a complete earlier run with the same nuclei in the same file, or None."""
-    try:
-        summary: dict[str, Any] = json.loads((folder / SUMMARY).read_text("utf-8"))
-        asked = summary["arguments"]
-        same = asked["fingerprint"] == mark and summary["file"] == file.name
-        # The view's frame, which no nucleus depends on.
-        same = same and asked["crop_to_bounds"] == settings.crop_to_bounds
-        total = int(summary["shards"]["total"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    if not same or not file.is_file():
-        return None
-    whole = sum(is_done(part, mark) for part in list_parts(folder / PARTS)) == total
-    return summary if whole else None

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lymphinfer import __version__
 from lymphinfer.bundles.evidence import DEFAULT_POINT, OPERATING_POINTS
 from lymphinfer.bundles.registry import DEFAULT_BUNDLE
 from lymphinfer.errors import LymphinferError
@@ -49,7 +48,7 @@ class PredictSettings:
     roi : str or None
         File of QuPath annotations that limit the work, or a folder with one a slide.
     within_class : tuple of str
-        Only annotations of these classes; needs `roi`.
+        Only annotations of these classes; needs the `roi` of the settings or of the slide.
     tissue : str or None
         File of annotations that are the tissue, or a folder with one a slide; it is found without.
     operating_point : str
@@ -102,8 +101,6 @@ class PredictSettings:
             )
         if not 1 <= self.workers <= 256:
             problems.append(f"--workers {self.workers}: 1 to 256")
-        if self.within_class and self.roi is None:
-            problems.append("--within-class: needs --roi, the annotations that have classes")
         if problems:
             raise LymphinferError("; ".join(problems))
 
@@ -114,6 +111,21 @@ class PredictSettings:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for a summary."""
         return asdict(self)
+
+
+RESULT_VERSION = 1
+"""Raised whenever the code can give another nucleus, or other numbers of one, than before."""
+
+IDLE = frozenset(("device", "force", "redo", "workers"))
+"""Settings on which no byte of a result depends: a device shows in its precision and runtime, and
+what `force` lets through is computed as anything else."""
+
+VIEWED = frozenset(("crop_to_bounds", "format"))
+"""Settings on which the file for QuPath depends, and no nucleus."""
+
+RESOLVED = frozenset(("bundle", "detector", "hierarchy", "mpp", "precision", "roi", "runtime",
+                      "series", "tissue"))  # fmt: skip
+"""Settings that count as what they come to: a bundle by its sha256, annotations by their area."""
 
 
 def fingerprint(
@@ -131,14 +143,17 @@ def fingerprint(
 ) -> str:
     """Sha256 (hex) of all that a nucleus depends on: equal fingerprints, equal nuclei.
 
+    Every setting counts that is not `IDLE` or `VIEWED`, a new one from its first day.
+
     Parameters
     ----------
     settings : PredictSettings
     slide_identity : str
-        ``Slide.identity()``.
+        ``Slide.identity()``, which knows the series.
     mpp : float
         Level-0 pixel size in use.
     bundle_sha256 : str
+        Of the bundle with the detector in use.
     hierarchy, precision, runtime : str
         In use.
     halo_px : int
@@ -151,42 +166,23 @@ def fingerprint(
     -------
     str
     """
-    content = [slide_identity, mpp, bundle_sha256, hierarchy, precision, runtime, halo_px]
-    content += [settings.tile_px]
-    content += [] if roi_sha256 is None else [roi_sha256]
-    content += [] if settings.operating_point == DEFAULT_POINT else [settings.operating_point]
-    content += [] if tissue_sha256 is None else [f"tissue {tissue_sha256}"]
-    return hashlib.sha256(json.dumps([__version__, *content]).encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class SlideResult:
-    """A finished slide.
-
-    Attributes
-    ----------
-    slide : Path
-    folder : Path
-        The slide's result folder.
-    file : Path
-        What to drop on the image in QuPath.
-    summary : dict
-        Content of ``summary.json``.
-    resumed_shards, shards : int
-        Shards that were there already, and all of them.
-    seconds : float
-        Wall time of this run.
-    """
-
-    slide: Path
-    folder: Path
-    file: Path
-    summary: dict[str, Any]
-    resumed_shards: int
-    shards: int
-    seconds: float
-
-    @property
-    def n_nuclei(self) -> int:
-        """Nuclei in the file."""
-        return int(self.summary["nuclei"])
+    asked = {
+        name: value
+        for name, value in settings.to_dict().items()
+        if name not in IDLE | VIEWED | RESOLVED
+    }
+    asked["within_class"] = sorted(set(settings.within_class))
+    content = {
+        "result_version": RESULT_VERSION,
+        "slide": slide_identity,
+        "mpp": mpp,
+        "bundle": bundle_sha256,
+        "hierarchy": hierarchy,
+        "precision": precision,
+        "runtime": runtime,
+        "halo_px": halo_px,
+        "roi": roi_sha256,
+        "tissue": tissue_sha256,
+        "asked": asked,
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

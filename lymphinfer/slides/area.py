@@ -21,3 +21,17 @@ class Area(Protocol):
 
     def mask(self, shape: tuple[int, int], step: float) -> NDArray[np.bool_]:
         """Pixels whose centre lies inside, on a grid of `step` level-0 px from (0, 0)."""
+
+
+class Tissue(Protocol):
+    """Where a slide has tissue, such as `lymphinfer.slides.TissueMask`."""
+
+    def fraction_in(
+        self, x: ArrayLike, y: ArrayLike, width: ArrayLike, height: ArrayLike
+    ) -> NDArray[np.float64]:
+        """Share of tissue in rectangles, level-0 px."""
+
+    def bounds_in(
+        self, x: float, y: float, width: float, height: float
+    ) -> tuple[float, float, float, float] | None:
+        """Rectangle (x0, y0, x1, y1) around the tissue in one, level-0 px; None without any."""

@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 if TYPE_CHECKING:
-    from lymphinfer.slides.area import Area
-    from lymphinfer.slides.tissue import TissueMask
+    from lymphinfer.slides.area import Area, Tissue
 
 Box = tuple[int, int, int, int]
 
@@ -182,7 +181,7 @@ class TileGrid:
 
     def tiles(
         self,
-        tissue: TissueMask | None = None,
+        tissue: Tissue | None = None,
         min_fraction: float = 0.0,
         roi: Area | None = None,
     ) -> list[Tile]:
@@ -200,7 +199,7 @@ class TileGrid:
         tiles = [tile for tile, keep in zip(every, kept, strict=True) if keep]
         return tiles if tissue is None else [self._trimmed(tile, tissue) for tile in tiles]
 
-    def _trimmed(self, tile: Tile, tissue: TissueMask) -> Tile:
+    def _trimmed(self, tile: Tile, tissue: Tissue) -> Tile:
         x0, y0, x1, y1 = tile.core
         box = tissue.bounds_in(*(np.array([x0, y0, x1 - x0, y1 - y0]) * self.downsample))
         if box is None:

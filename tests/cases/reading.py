@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lymphinfer.batch.single import predict_slide
 from lymphinfer.bundles.loading import Bundle
-from lymphinfer.predict.settings import PredictSettings, SlideResult
-from lymphinfer.predict.slide import load, predict_slide
+from lymphinfer.predict.plan import load
+from lymphinfer.predict.result import SlideResult
+from lymphinfer.predict.settings import PredictSettings
 from lymphinfer.slides import open_slide
 
 BUNDLE = "he-v1-fast"

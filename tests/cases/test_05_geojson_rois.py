@@ -69,8 +69,8 @@ def test_what_is_no_annotation_is_refused_with_what_it_is(folder, name):
 
 @pytest.mark.slow
 def test_the_region_limits_the_nuclei(folder, tmp_path):
+    from lymphinfer.batch.single import predict_slide
     from lymphinfer.predict.settings import PredictSettings
-    from lymphinfer.predict.slide import predict_slide
 
     settings = PredictSettings(bundle="he-v1-fast", device="cpu", precision="fp32")
     whole = predict_slide(folder / "s.tif", tmp_path / "whole", settings=settings)

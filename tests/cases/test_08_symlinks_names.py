@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from lymphinfer.batch.inputs import find_jobs
+from lymphinfer.batch.single import predict_slide
+from lymphinfer.cells.files import check_writable
+from lymphinfer.cells.naming import LONGEST_SUFFIX, slide_stem
 from lymphinfer.export.results import open_result
 from lymphinfer.export.views import VIEWS, write_view
-from lymphinfer.predict.inputs import find_jobs
-from lymphinfer.predict.slide import check_writable, predict_slide, slide_stem
 
-from ..predict.made_batch import settings
+from ..batch.made_batch import settings
 from .shared_scripts import make_case
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has other names and links")
@@ -61,7 +63,7 @@ def test_every_twin_has_a_result_folder_of_its_own_that_can_be_written(case, tmp
     jobs = find_jobs(case / "twins", tmp_path)
     assert len({str(job.folder).casefold() for job in jobs}) == len(jobs) == 18
     for job in jobs:
-        check_writable(job.folder, slide_stem(job.slide))
+        check_writable(job.folder, f"{slide_stem(job.slide)}{LONGEST_SUFFIX}")
     assert jobs == find_jobs(case / "twins", tmp_path)
 
 

@@ -51,8 +51,8 @@ def test_an_empty_slide_has_no_tissue(folder, name):
 
 @pytest.mark.slow
 def test_densities_do_not_depend_on_the_glass(folder, tmp_path):
+    from lymphinfer.batch.single import predict_slide
     from lymphinfer.predict.settings import PredictSettings
-    from lymphinfer.predict.slide import predict_slide
 
     settings = PredictSettings(bundle="he-v1-fast", device="cpu", precision="fp32")
     results = [

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from lymphinfer.batch.inputs import find_jobs
 from lymphinfer.errors import SlideError
-from lymphinfer.predict.inputs import find_jobs
 
 from .shared_scripts import make_case
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lymphinfer.predict.inputs import find_jobs
+from lymphinfer.batch.inputs import find_jobs
 from lymphinfer.slides import open_slide
 
 from .reading import assert_is_reference, predict, run_case

@@ -8,8 +8,8 @@ import shutil
 import pytest
 from typer.testing import CliRunner
 
+from lymphinfer.batch.inputs import find_jobs
 from lymphinfer.cli.app import app
-from lymphinfer.predict.inputs import find_jobs
 
 from .shared_scripts import make_case
 

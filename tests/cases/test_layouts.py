@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tifffile
 
+from lymphinfer.cells.naming import PARTS
 from lymphinfer.cells.parts import list_parts
-from lymphinfer.predict.naming import PARTS
 from lymphinfer.slides import open_slide
 
 from ..slides.made import APERIO, halved

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from lymphinfer.cells.outlines import clean
 from lymphinfer.cells.table import build_table
-from lymphinfer.nuclei.polygons import clean
 from lymphinfer.panel import TCELL_PANEL
 
 

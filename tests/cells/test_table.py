@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 import shapely
 
+from lymphinfer.cells.outlines import clean
 from lymphinfer.cells.table import (
     NAMESPACE,
     build_table,
@@ -18,7 +19,6 @@ from lymphinfer.cells.table import (
     schema,
 )
 from lymphinfer.errors import ResultError
-from lymphinfer.nuclei.polygons import clean
 from lymphinfer.panel import TCELL_PANEL
 from tests.cells.nuclei_made import nuclei, outlines
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
+from lymphinfer.batch import doctor
 from lymphinfer.cli.app import app
-from lymphinfer.predict import doctor
 from tests.predict.conftest import disc_bundle  # noqa: F401
 
 

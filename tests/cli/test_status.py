@@ -6,10 +6,10 @@ import time
 import pytest
 from typer.testing import CliRunner
 
+from lymphinfer.batch.locks import FolderLock
+from lymphinfer.batch.state import SlideState, Status, write_state
 from lymphinfer.cli.app import app
 from lymphinfer.errors import ResultError
-from lymphinfer.predict.locks import FolderLock
-from lymphinfer.predict.state import SlideState, Status, write_state
 
 
 def status(*arguments: object):

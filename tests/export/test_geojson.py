@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from lymphinfer.cells.outlines import Rings
 from lymphinfer.cells.parts import read_parts, write_part
 from lymphinfer.cells.table import read_rings
 from lymphinfer.errors import ResultError
 from lymphinfer.export.geojson import FORMATS, features, write_geojson
 from lymphinfer.export.lineage_order import call_lineages, deal
 from lymphinfer.export.numerals import number_texts, ring_texts
-from lymphinfer.nuclei.polygons import Rings
 from lymphinfer.panel import TCELL_PANEL, Marker, Panel
 from tests.cells.nuclei_made import nuclei, outlines
 from tests.export.qupath_rules import collections, colors_in_qupath, lineage, objects_in_qupath

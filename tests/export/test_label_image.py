@@ -5,10 +5,10 @@ import pyarrow as pa
 import pytest
 import tifffile
 
+from lymphinfer.cells.outlines import Rings
 from lymphinfer.errors import ResultError
 from lymphinfer.export.label_image import draw_labels
 from lymphinfer.export.views import ViewOptions, write_view
-from lymphinfer.nuclei.polygons import Rings
 from tests.cells.nuclei_made import nuclei
 from tests.export.results_made import circles, made_nuclei, made_result, spread_centers
 

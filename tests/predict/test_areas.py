@@ -12,12 +12,12 @@ from scipy import ndimage
 from typer.testing import CliRunner
 
 from lymphinfer.annotations import read_annotations
+from lymphinfer.batch.single import predict_slide
 from lymphinfer.cells.areas import read_areas
 from lymphinfer.cli.app import app
 from lymphinfer.export.results import open_result
 from lymphinfer.export.views import write_view
 from lymphinfer.predict.areas import Limits, area_warnings
-from lymphinfer.predict.slide import predict_slide
 from lymphinfer.slides import TissueMask
 
 from .conftest import MPP, disc_image, write_svs

@@ -11,8 +11,8 @@ import pytest
 import shapely
 from scipy.spatial import cKDTree
 
+from lymphinfer.batch.single import predict_slide
 from lymphinfer.predict.settings import PredictSettings
-from lymphinfer.predict.slide import predict_slide
 from lymphinfer.slides import open_slide, tissue_mask
 
 pytestmark = pytest.mark.slow

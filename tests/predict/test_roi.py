@@ -11,8 +11,10 @@ import pytest
 import shapely
 from typer.testing import CliRunner
 
+from lymphinfer.batch.single import predict_slide
 from lymphinfer.cli.app import app
-from lymphinfer.predict.slide import predict_slide
+from lymphinfer.errors import AnnotationError, LymphinferError
+from lymphinfer.predict.areas import read_limits
 from tests.slides.made import write_scn
 
 from .conftest import MPP, disc_image
@@ -116,11 +118,17 @@ def test_a_batch_with_a_file_of_annotations_a_slide(disc_slide, disc_bundle, tmp
     assert failed["status"] == "failed" and "two.geojson" in failed["reason"]
 
 
-def test_a_class_needs_annotations(disc_bundle):
-    from lymphinfer.errors import LymphinferError
+def test_a_class_needs_annotations(disc_slide, disc_bundle, tmp_path):
+    asked = settings(disc_bundle, within_class=("Tumor",))
+    with pytest.raises(LymphinferError, match="--within-class: needs --roi"):
+        predict_slide(disc_slide[0], tmp_path / "out", settings=asked)
+    assert not (tmp_path / "out").exists()
 
-    with pytest.raises(LymphinferError, match="needs --roi"):
-        settings(disc_bundle, within_class=("Tumor",))
+
+def test_a_slide_of_a_list_without_annotations_has_no_classes(disc_slide, disc_bundle, tmp_path):
+    asked = settings(disc_bundle, within_class=("Tumor",))
+    with asked.open(disc_slide[0]) as slide, pytest.raises(AnnotationError, match="column `roi`"):
+        read_limits(slide, asked)
 
 
 def test_the_report_is_made_on_the_way(disc_slide, disc_bundle, tmp_path):

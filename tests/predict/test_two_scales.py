@@ -7,9 +7,9 @@ import pytest
 import shapely
 from scipy.spatial import cKDTree
 
+from lymphinfer.batch.single import predict_slide
 from lymphinfer.bundles.loading import load_bundle
 from lymphinfer.nuclei.detector import polygon_centroids
-from lymphinfer.predict.slide import predict_slide
 from lymphinfer.slides import open_slide
 
 from .conftest import MPP

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from lymphinfer.batch.inputs import find_jobs
 from lymphinfer.errors import PixelSizeError
-from lymphinfer.predict.inputs import find_jobs
 from lymphinfer.slides import open_slide
 from lymphinfer.slides.grouping import group_files, slide_of
 

@@ -13,8 +13,8 @@ import tifffile
 import zarr
 from PIL import Image
 
+from lymphinfer.batch.inputs import find_jobs, is_single
 from lymphinfer.errors import PixelSizeError, SlideError
-from lymphinfer.predict.inputs import find_jobs, is_single
 from lymphinfer.slides import open_slide
 
 from .made import halved, write_scn, write_svs

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from lymphinfer.cells.naming import FIGURES, REPORT
 from lymphinfer.export.report import figures as draw
-from lymphinfer.export.report.page import REPORT, write_page
+from lymphinfer.export.report.page import write_page
 from lymphinfer.export.report.slide import SlideReport
 from lymphinfer.export.results import batch_rows
 from lymphinfer.textfiles import shown
@@ -75,7 +76,7 @@ def write_batch_report(
             figure = draw.slides_strip(values, "expected nuclei per mm² of tissue")
             chart = draw.svg_uri(figure)
             if figures:
-                draw.save(figure, root / "figures", "slides")
+                draw.save(figure, root / FIGURES, "slides")
     total_mm2 = sum(row["tissue_mm2"] or 0 for row in rows)
     return write_page(
         root / REPORT,

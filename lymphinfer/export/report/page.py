@@ -6,12 +6,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lymphinfer import __version__
 from lymphinfer.cells.files import atomic_write
 from lymphinfer.errors import ResultError
+from lymphinfer.version import __version__
 
 TEMPLATES = Path(__file__).parent / "templates"
-REPORT = "report.html"
 
 
 def write_page(path: Path, template: str, **values: Any) -> Path:

@@ -8,11 +8,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lymphinfer.cells.naming import FIGURES, REPORT
 from lymphinfer.export.report import figures as draw
 from lymphinfer.export.report import pictures
 from lymphinfer.export.report.areas import area_lines
 from lymphinfer.export.report.hotspots import HotSpot, hot_spots
-from lymphinfer.export.report.page import REPORT, number, write_page
+from lymphinfer.export.report.page import number, write_page
 from lymphinfer.export.report.survey import BAND_EDGES, Survey, survey
 from lymphinfer.export.results import Result
 
@@ -251,7 +252,7 @@ def _save_figures(
     tissue: Image | None,
     spots: list[HotSpot],
 ) -> None:
-    folder = result.folder / "figures"
+    folder = result.folder / FIGURES
     for name, chart in charts.items():
         draw.save(chart, folder, name)
     size_mm = tuple(n * result.mpp / 1000 for n in result.dimensions)

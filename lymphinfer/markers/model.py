@@ -1,0 +1,127 @@
+"""A bundle's markers as one model: from patches, dense features or two scales to head outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lymphinfer.errors import BundleError
+from lymphinfer.markers.calibration import Calibration
+from lymphinfer.markers.classifier import MarkerClassifier, classify_patches
+from lymphinfer.markers.two_scale import FarScale, TwoScaleHead
+from lymphinfer.nuclei.detector import Detection
+
+
+@dataclass(frozen=True)
+class HeadOutput:
+    """What a marker's head output comes from: a calibrated logit, or without one a rate.
+
+    Attributes
+    ----------
+    name : str
+        Of the marker.
+    calibration : Calibration or None
+    rate : float
+    """
+
+    name: str
+    calibration: Calibration | None = None
+    rate: float = 0.0
+
+
+@dataclass(frozen=True)
+class MarkerModel:
+    """Head outputs for the nuclei of a tile, every marker of the panel.
+
+    Attributes
+    ----------
+    bundle : str
+        Name of the bundle, for messages.
+    outputs : tuple of HeadOutput
+        One a marker, in panel order.
+    classifier : MarkerClassifier or None
+        None where the detector brings the logits (a ``feature`` or ``dense`` bundle).
+    learned : tuple of str
+        Markers with a learned head, in the order of the logits.
+    device : torch.device
+    autocast : torch.dtype or None
+    run : callable, optional
+        Computes the classifier in its place, see `lymphinfer.markers.classifier.compiled`.
+    head : TwoScaleHead, optional
+        Of a ``two-scale`` bundle, on the CPU.
+    far : FarScale, optional
+        What sees the neighbourhoods for it.
+    """
+
+    bundle: str
+    outputs: tuple[HeadOutput, ...]
+    classifier: MarkerClassifier | None
+    learned: tuple[str, ...]
+    device: torch.device
+    autocast: torch.dtype | None
+    run: Callable[[Tensor], Tensor] | None = None
+    head: TwoScaleHead | None = None
+    far: FarScale | None = None
+
+    @property
+    def patch_px(self) -> int:
+        """Side of the patches it wants, px; 0 for none."""
+        return 0 if self.classifier is None else self.classifier.config.patch_px
+
+    def logits(
+        self,
+        patches: NDArray[np.uint8] | None,
+        detection: Detection,
+        far: NDArray[np.float32] | None = None,
+    ) -> NDArray[np.float32]:
+        """Logits (N, len(learned)) of nuclei, from their patches or detection, and far features."""
+        if self.head is not None:
+            return self._two_scale(detection.near, far)
+        if self.classifier is not None and patches is not None:
+            return classify_patches(
+                self.classifier,
+                patches,
+                device=self.device,
+                autocast=self.autocast,
+                run=self.run,
+            )
+        if detection.marker_logits is None:
+            raise BundleError(
+                f"bundle {self.bundle}: its marker model reads the detector's dense head, "
+                "but the detector has none"
+            )
+        return detection.marker_logits[:, : len(self.learned)]
+
+    @torch.inference_mode()
+    def _two_scale(
+        self, near: NDArray[np.float32] | None, far: NDArray[np.float32] | None
+    ) -> NDArray[np.float32]:
+        assert self.head is not None
+        scales = (None if x is None else torch.from_numpy(x) for x in (near, far))
+        logits: NDArray[np.float32] = self.head(*scales).numpy()
+        return logits
+
+    def head_outputs(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Calibrated head outputs.
+
+        Parameters
+        ----------
+        logits : ndarray of float32, (N, len(learned))
+
+        Returns
+        -------
+        ndarray of float32, (N, M)
+            In panel order: P(marker) of a learned head, P(marker | parent) of a base rate.
+        """
+        result = np.empty((len(logits), len(self.outputs)), np.float32)
+        for i, output in enumerate(self.outputs):
+            if output.calibration is None:
+                result[:, i] = output.rate
+            else:
+                result[:, i] = output.calibration(logits[:, self.learned.index(output.name)])
+        return result

@@ -1,0 +1,3 @@
+"""The bundle and the slides of discs that all predictions share."""
+
+from tests.predict.conftest import disc_bundle, disc_slide  # noqa: F401

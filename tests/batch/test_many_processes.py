@@ -1,0 +1,163 @@
+"""Several processes on one batch, and processes that are killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lymphinfer.batch.state import Status, find_states
+from tests.predict.conftest import disc_image, write_svs
+
+from .made_batch import GOOD, result_bytes, write_bad_slides, write_slides
+
+KILLS = int(os.environ.get("LYMPHINFER_KILLS", "4"))
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="kill -9 is POSIX")
+
+
+@pytest.fixture(scope="module")
+def batch(disc_bundle, tmp_path_factory):
+    """The command but for its --out, an undisturbed tree, seconds to the first part and in all."""
+    root = tmp_path_factory.mktemp("many")
+    slides = write_bad_slides(write_slides(root / "in", GOOD))
+    command = [sys.executable, "-m", "lymphinfer", "predict", str(slides), "--bundle",
+               str(disc_bundle), "--tile", "256", "--precision", "fp32", "--device", "cpu",
+               "--workers", "1"]  # fmt: skip
+    began = time.monotonic()
+    done = start(command, root / "calm")
+    while not list(root.glob("calm/**/*.parquet")) and done.poll() is None:
+        time.sleep(0.05)
+    to_first_part = time.monotonic() - began
+    assert done.wait() == 1
+    seconds = to_first_part, time.monotonic() - began
+    return command, root, result_bytes(root / "calm"), seconds
+
+
+def start(command: list[str], out: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [*command, "--out", str(out)], start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_it_ends_in_the_same_bytes(batch):
+    command, root, calm, (to_first_part, whole) = batch
+    out = root / "killed"
+    rng = random.Random(5)
+    # The work that all runs share, and some more, so that most are hit while they work.
+    longest = to_first_part + 2 * (whole - to_first_part) / KILLS
+    interrupted = 0
+    for _ in range(KILLS):
+        process = start(command, out)
+        try:
+            process.wait(rng.uniform(0.3, 1.0) * longest)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            interrupted += 1
+    assert interrupted
+    assert start(command, out).wait() == 1
+    assert result_bytes(out) == calm
+    states = [state.status for _, state in find_states(out)]
+    assert (states.count(Status.DONE), states.count(Status.FAILED)) == (GOOD + 1, 5)
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_folder_and_do_no_slide_twice(batch):
+    command, root, calm, _ = batch
+    out = root / "shared"
+    pair = [start(command, out), start(command, out)]
+    assert [process.wait() for process in pair] == [1, 1]
+    assert result_bytes(out) == calm
+    states = [state for _, state in find_states(out)]
+    assert {state.attempts for state in states} == {1}
+    assert {state.pid for state in states} == {process.pid for process in pair}
+    summary = json.loads((out / "batch.json").read_text())
+    assert (summary["done"], summary["failed"]) == (GOOD + 1, 5)
+
+
+def test_a_terminated_batch_gives_its_slides_back(batch):
+    command, root, _, _ = batch
+    out = root / "ended"
+    process = start(command, out)
+    while not list(out.glob("**/*.parquet")) and process.poll() is None:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait() == 128 + signal.SIGTERM
+    assert not list(out.glob("**/.lock"))
+    states = {state.status for _, state in find_states(out)}
+    assert Status.QUEUED in states and Status.RUNNING not in states
+    assert not [s for _, s in find_states(out) if "signal" in s.reason]
+
+
+@pytest.fixture(scope="module")
+def one(batch, disc_bundle):
+    """The command for one slide of many shards, an undisturbed tree, seconds as in `batch`."""
+    command, root, _, _ = batch
+    slide = write_svs(root / "one.svs", disc_image(2100, 1900)[0])
+    command = [str(slide) if part == str(root / "in") else part for part in command]
+    began = time.monotonic()
+    done = start(command, root / "one")
+    while not list(root.glob("one/**/*.parquet")) and done.poll() is None:
+        time.sleep(0.02)
+    to_first_part = time.monotonic() - began
+    assert done.wait() == 0
+    return command, root, result_bytes(root / "one"), (to_first_part, time.monotonic() - began)
+
+
+@pytest.mark.slow
+def test_one_slide_killed_again_and_again_ends_in_the_same_bytes(one):
+    command, root, calm, (to_first_part, whole) = one
+    out = root / "one killed"
+    rng = random.Random(7)
+    interrupted = 0
+    for _ in range(KILLS):
+        process = start(command, out)
+        try:
+            process.wait(to_first_part + rng.uniform(0, 1) * (whole - to_first_part))
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            interrupted += 1
+    assert interrupted
+    assert start(command, out).wait() == 0
+    assert result_bytes(out) == calm
+    ((_, state),) = find_states(out)
+    assert state.status is Status.DONE
+    ends = [attempt.end for attempt in state.history]
+    assert ends[-1] == "done" and set(ends[:-1]) <= {"interrupted"}
+    assert len(ends) == state.attempts
+
+
+@pytest.mark.slow
+def test_two_processes_on_one_slide_compute_it_once(one):
+    command, root, calm, _ = one
+    out = root / "one shared"
+    pair = [start(command, out), start(command, out)]
+    assert [process.wait() for process in pair] == [0, 0]
+    assert result_bytes(out) == calm
+    ((_, state),) = find_states(out)
+    assert (state.status, state.attempts) == (Status.DONE, 1)
+
+
+def test_one_slide_that_is_terminated_is_given_back(one):
+    command, root, _, _ = one
+    out = root / "one ended"
+    process = start(command, out)
+    while not list(out.glob("**/*.parquet")) and process.poll() is None:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait() in (0, 128 + signal.SIGTERM)
+    assert not list(out.glob("**/.lock"))
+    ((_, state),) = find_states(out)
+    assert state.status in (Status.QUEUED, Status.DONE)
