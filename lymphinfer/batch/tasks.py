@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
-from lymphinfer.errors import BundleError, LymphinferError
+from lymphinfer.errors import NO_MEMORY, BundleError, LymphinferError, is_memory_short
 from lymphinfer.predict.plan import ShardsDone, SlidePlan
 from lymphinfer.predict.result import SlideResult
 from lymphinfer.predict.settings import PredictSettings
@@ -142,10 +142,8 @@ def failure(error: BaseException) -> Failed:
         return Failed(Cause.BUNDLE, str(error))
     if isinstance(error, LymphinferError):
         return Failed(Cause.SLIDE, str(error))
-    if isinstance(error, MemoryError):
-        return Failed(
-            Cause.SLIDE, "not enough memory: fewer --workers, a smaller --tile, or a damaged file"
-        )
+    if is_memory_short(error):
+        return Failed(Cause.SLIDE, f"{NO_MEMORY}; or the file is damaged")
     text = str(error).strip().splitlines()
     words = f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
     return Failed(Cause.SLIDE, f"unexpected {words}. The file may be damaged; -v shows where")

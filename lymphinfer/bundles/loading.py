@@ -117,6 +117,13 @@ class Bundle:
         found = self.detector
         return found.detector if isinstance(found, (NearMarkers, DenseMarkers)) else found
 
+    @property
+    def halo_px(self) -> int:
+        """What a tile is read with: the detector's context or half a patch, on its pixel grid."""
+        align = self.detector.align_px
+        wanted = max(self.detector.halo_px, -(-self.markers.patch_px // 2) + align)
+        return -(-wanted // align) * align
+
 
 def load_bundle(
     name_or_folder: str | Path,

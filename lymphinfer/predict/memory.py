@@ -23,9 +23,8 @@ MIN_CORE_PX = 64
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that a device's memory is full, on CUDA or Apple's GPU."""
-    return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "out of memory" in str(error).lower()
-    )
+    told = isinstance(error, RuntimeError) and "out of memory" in str(error).lower()
+    return told or isinstance(error, torch.OutOfMemoryError)
 
 
 def split_tile(tile: Tile, align_px: int) -> list[Tile]:

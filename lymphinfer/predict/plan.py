@@ -176,12 +176,13 @@ def plan_slide(
     manifest.calls_at(settings.operating_point)
     hierarchy = settings.hierarchy or manifest.hierarchy
     precision = precision_name(bundle.markers.autocast)
+    if settings.tile_px % bundle.detector.align_px:
+        raise LymphinferError(
+            f"--tile {settings.tile_px}: a multiple of {bundle.detector.align_px} (the detector's "
+            "pixel grid)"
+        )
     grid = TileGrid(
-        slide.dimensions,
-        slide.mpp,
-        manifest.mpp,
-        tile_px=settings.tile_px,
-        halo_px=_halo(bundle),
+        slide.dimensions, slide.mpp, manifest.mpp, tile_px=settings.tile_px, halo_px=bundle.halo_px
     )
     identity = slide.identity()
     limits = read_limits(slide, settings)
@@ -310,10 +311,3 @@ def add_seconds(*stages: Mapping[str, float]) -> dict[str, float]:
     """Seconds of each stage, summed."""
     names = dict.fromkeys(name for each in stages for name in each)
     return {name: sum(each.get(name, 0.0) for each in stages) for name in names}
-
-
-def _halo(bundle: Bundle) -> int:
-    """Context for the detector and half a patch, aligned to the detector's pixel grid."""
-    align = bundle.detector.align_px
-    wanted = max(bundle.detector.halo_px, -(-bundle.markers.patch_px // 2) + align)
-    return -(-wanted // align) * align

@@ -11,8 +11,11 @@ import torch
 from scipy import ndimage
 from typer.testing import CliRunner
 
+from lymphinfer.batch.single import predict_slide
 from lymphinfer.bundles.importing_hovernet import import_hovernet
+from lymphinfer.bundles.loading import load_bundle
 from lymphinfer.cli.app import app
+from lymphinfer.errors import LymphinferError
 from lymphinfer.nuclei.hovernet.infer import DenseMaps
 from lymphinfer.nuclei.hovernet.network import HoVerNetConfig, build_network
 from lymphinfer.nuclei.hovernet.targets import distance_maps
@@ -117,3 +120,14 @@ def test_another_detector_gets_the_default_bundle_whose_markers_fit_any():
     assert PredictSettings().bundle == "he-v2"
     assert PredictSettings(detector="hovernet").bundle == "he-v2"
     assert PredictSettings(detector="hovernet", bundle="mine").bundle == "mine"
+
+
+def test_a_tile_that_a_deeper_network_cannot_cut_is_refused(disc_bundle, tmp_path, monkeypatch):
+    bundle = load_bundle(disc_bundle)
+    monkeypatch.setattr(type(bundle.detector), "align_px", 32)
+    slide = write_svs(tmp_path / "a.svs", disc_image(400, 300)[0])
+    with pytest.raises(LymphinferError, match="--tile 272: a multiple of 32"):
+        predict_slide(
+            slide, tmp_path / "out", bundle=bundle,
+            settings=PredictSettings(device="cpu", tile_px=272),
+        )  # fmt: skip
