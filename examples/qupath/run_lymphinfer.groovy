@@ -4,7 +4,8 @@
  * Change: `lymphinfer` below, the full path of the program. The other settings may stay.
  * Runs in: the script editor (Run), the menu of install_menu.groovy, and without a window on every
  * image of a project: QuPath script -s -p PROJECT.qpproj run_lymphinfer.groovy
- * (without -s and a project QuPath keeps no nuclei). For QuPath 0.5 to 0.7. See README.md.
+ * (without -s and a project QuPath keeps no nuclei).
+ * For QuPath 0.5 to 0.7. See README.md.
  */
 import com.google.gson.Gson
 import qupath.fx.dialogs.Dialogs
@@ -108,8 +109,6 @@ def nuclei = PathIO.readObjects(file)
 hierarchy.removeObjects(old, true)
 hierarchy.addObjects(nuclei)
 println "${nuclei.size()} nuclei from ${file}"
-summary.markers.each { marker, row -> println "  ${marker}: ${row.evidence?.statement ?: 'no evidence was written down'}" }
-summary.warnings.each { println "  WARNING: ${it}" }
 
 /** Say why nothing was done: in a window, or, where there is none, as the error that ends the script. */
 void refuse(CharSequence words) {
