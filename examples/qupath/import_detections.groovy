@@ -1,12 +1,15 @@
 /*
- * Imports the results of `lymphinfer predict` into QuPath: for every image of the open project, or
- * for the open image alone where there is no project.
+ * Imports the results of `lymphinfer predict`: into every image of the open project, or into the open
+ * image alone where there is no project.
  *
- * A result is found by the name of the slide that its summary.json gives, so folders and images may
- * be arranged in any way. Written for QuPath 0.5 to 0.7. See README.md.
+ * Change: `resultsFolder` below, where the results are not in PROJECT/lymphinfer. A result is found by
+ * the name of the slide that its summary.json gives, so folders and images may be arranged in any way.
+ * Runs in: the script editor (Run, not Run for project) and the menu of install_menu.groovy.
+ * For QuPath 0.5 to 0.7. See README.md.
  */
 import com.google.gson.Gson
 import javafx.application.Platform
+import qupath.fx.dialogs.Dialogs
 import qupath.lib.color.ColorMaps
 import qupath.lib.common.ColorTools
 import qupath.lib.common.GeneralTools
@@ -19,11 +22,15 @@ import static qupath.lib.gui.scripting.QPEx.*
 
 // ---- Settings ------------------------------------------------------------------------------
 
-// The --out of `lymphinfer predict`, such as '/data/results'. null: <project>/lymphinfer
+// The --out of `lymphinfer predict`, such as '/data/results'. null: PROJECT/lymphinfer, or a folder
+// lymphinfer beside the open image
 String resultsFolder = null
 
-// Take away what an earlier import has left; other detections and annotations stay.
-boolean replace = true
+// Take away what an earlier import has left; other detections and annotations stay. null: ask once
+Boolean replace = null
+
+// Only the open image, even if a project is open.
+boolean onlyOpenImage = false
 
 // Give the classes the colours of the panel. false: they keep those that they have in QuPath.
 boolean panelColors = true
@@ -37,27 +44,33 @@ Map<String, Double> thresholds = [:]
 
 // ---- Work ----------------------------------------------------------------------------------
 
+if (getQuPath() == null)
+    throw new RuntimeException('QuPath script runs this once an image; use the script editor, or run_lymphinfer.groovy.')
+def imageData = getCurrentImageData()
 def project = getProject()
-// PROJECT_BASE_DIR is a text that only an open project can resolve.
-def base = project == null ? new File('.') : Projects.getBaseDirectory(project)
-def folder = resultsFolder == null ? new File(base, 'lymphinfer') : new File(resultsFolder)
-if (!folder.isDirectory()) {
-    println "No such folder: ${folder}. Set resultsFolder at the top of this script."
+if (imageData == null && (project == null || onlyOpenImage)) {
+    refuse('Open an image or a project first.')
+    return
+}
+def folder = resultsFolder == null ? defaultFolder(project, imageData) : new File(resultsFolder)
+if (folder == null || !folder.isDirectory()) {
+    refuse("No such folder: ${folder}. Set resultsFolder at the top of this script.")
     return
 }
 def results = findResults(folder)
 println "${results.values().sum(0) { it.size() }} results in ${folder}"
 
+def mayReplace = { int number ->
+    if (number > 0 && replace == null)
+        replace = Dialogs.showYesNoDialog('LymphInfer', 'Nuclei of an earlier import are here. Replace them, in every image of this run?')
+    return number == 0 || replace
+}
 def open = getProjectEntry()
 int done = 0
-if (project == null) {
-    def imageData = getCurrentImageData()
-    if (imageData == null) {
-        println 'Open an image or a project first.'
-        return
-    }
-    def result = resultOf(results, namesOf(imageData.getServer().getURIs(), imageData.getServer().getMetadata().getName()))
-    if (result != null && load(result, imageData, replace, panelColors, thresholds))
+if (project == null || onlyOpenImage) {
+    def server = imageData.getServer()
+    def result = resultOf(results, namesOf(server.getURIs(), server.getMetadata().getName()))
+    if (result != null && load(result, imageData, mayReplace, panelColors, thresholds))
         done++
 } else {
     for (entry in project.getImageList()) {
@@ -65,19 +78,34 @@ if (project == null) {
         if (result == null)
             continue
         // The open image has its own copy of the data; a second one would be overwritten.
-        def imageData = entry == open ? getCurrentImageData() : entry.readImageData()
-        if (load(result, imageData, replace, panelColors, thresholds)) {
-            entry.saveImageData(imageData)
+        def data = entry == open ? imageData : entry.readImageData()
+        if (load(result, data, mayReplace, panelColors, thresholds)) {
+            entry.saveImageData(data)
             done++
         }
         if (entry != open)
-            imageData.getServer().close()
+            data.getServer().close()
     }
     project.syncChanges()
 }
 println "${done} image(s) have their nuclei."
 if (showMarker != null)
     showMap(showMarker)
+
+/** Say why nothing was done. */
+void refuse(CharSequence words) {
+    println words
+    Dialogs.showErrorMessage('LymphInfer', words.toString())
+}
+
+/** Where run_lymphinfer.groovy leaves its results; null for an image that is no file. */
+File defaultFolder(project, imageData) {
+    // PROJECT_BASE_DIR is a text that only an open project can resolve.
+    if (project != null)
+        return new File(Projects.getBaseDirectory(project), 'lymphinfer')
+    def slide = imageData.getServer().getURIs().collect { GeneralTools.toPath(it) }.find { it != null }
+    return slide == null ? null : slide.resolveSibling('lymphinfer').toFile()
+}
 
 /** By slide name: the results in a folder, as [summary, file to import]. */
 Map<String, List> findResults(File folder) {
@@ -119,12 +147,26 @@ List resultOf(Map<String, List> results, List<String> names) {
 }
 
 /** Put a result's nuclei into an image; true if they are there. */
-boolean load(List result, imageData, boolean replace, boolean panelColors, Map<String, Double> thresholds) {
+boolean load(List result, imageData, Closure mayReplace, boolean panelColors, Map<String, Double> thresholds) {
     def (summary, file) = result
     if (!file.isFile()) {
         println "${summary.slide.name}: ${file} is missing; lymphinfer export --to geojson makes it again"
         return false
     }
+    def server = imageData.getServer()
+    if (!isOf(summary, server)) {
+        println "${summary.slide.name}: the result is of ${summary.slide.dimensions.collect { it as int }.join(' x ')} px, the image " +
+                "of ${server.getWidth()} x ${server.getHeight()}; another image of the file, or one that QuPath has turned or cropped"
+        return false
+    }
+    def hierarchy = imageData.getHierarchy()
+    def old = hierarchy.getDetectionObjects().findAll { isOfLymphInfer(it) }
+    if (!mayReplace(old.size())) {
+        println "${summary.slide.name}: ${old.size()} nuclei of an earlier import stay; replace = true takes them away"
+        return false
+    }
+    if (panelColors)
+        setColors(summary)
     def objects = PathIO.readObjects(file)
     // QuPath passes over a damaged part of a .zip in silence.
     // Every number of a JSON file is a Double here.
@@ -133,14 +175,8 @@ boolean load(List result, imageData, boolean replace, boolean panelColors, Map<S
                 "${summary.nuclei as int}; nothing was imported. lymphinfer export --to geojson makes the file again"
         return false
     }
-    if (panelColors)
-        setColors(summary)
     def point = thresholds ? callAgain(objects, summary, thresholds) : summary.operating_point?.statement
-    def hierarchy = imageData.getHierarchy()
-    if (replace) {
-        def old = hierarchy.getDetectionObjects().findAll { !Double.isNaN(it.getMeasurementList().get('Detection probability')) }
-        hierarchy.removeObjects(old, true)
-    }
+    hierarchy.removeObjects(old, true)
     hierarchy.addObjects(objects)
     println "${summary.slide.name}: ${objects.size()} nuclei, bundle ${summary.bundle.name}"
     summary.markers.each { marker, row -> println "  ${marker}: ${row.evidence?.statement ?: 'no evidence was written down'}" }
@@ -149,16 +185,25 @@ boolean load(List result, imageData, boolean replace, boolean panelColors, Map<S
     return true
 }
 
-/**
- * Give the classes the colours of the panel, as the summary states them.
- *
- * QuPath makes up the colour of a class that it first met as the parent of another, and keeps that of
- * a class which an earlier file has brought.
- */
+/** Whether an earlier import has brought a nucleus; StarDist's own have no marker. */
+boolean isOfLymphInfer(nucleus) {
+    def values = nucleus.getMeasurementList()
+    return !Double.isNaN(values.get('Detection probability')) && !Double.isNaN(values.get('CD45 probability'))
+}
+
+/** Whether a result is of the image that QuPath shows; of a slide with bounds QuPath shows a part. */
+boolean isOf(summary, server) {
+    def size = summary.slide.dimensions.collect { it as int }
+    def corner = summary.slide.bounds_offset.collect { it as int }
+    def shown = [server.getWidth(), server.getHeight()]
+    return shown == size || (corner != [0, 0] && (0..1).every { corner[it] + shown[it] <= size[it] })
+}
+
+/** Give the classes the colours of the panel, parents first: QuPath makes up those of a class it has not met. */
 void setColors(summary) {
-    summary.calls.each { name, row ->
+    summary.calls.sort { it.key.count(':') }.each { name, row ->
         if (row.color != null)
-            PathClass.fromString(name).setColor(ColorTools.packRGB(row.color[0] as int, row.color[1] as int, row.color[2] as int))
+            PathClass.fromString(name).setColor(ColorTools.packRGB(*row.color.collect { it as int }))
     }
 }
 
