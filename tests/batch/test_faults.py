@@ -50,6 +50,7 @@ def test_a_slide_without_progress_has_hung(disc_bundle, tmp_path):
     assert "hung: no tile" in result.failed[0].reason
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_the_batch_and_the_next_run_goes_on(disc_bundle, tmp_path, monkeypatch):
     slides = write_slides(tmp_path / "in", 3, side=300)
     calm = predict_folder(slides, tmp_path / "calm", settings=settings(disc_bundle))
@@ -73,6 +74,7 @@ def test_a_full_disk_stops_the_batch_and_the_next_run_goes_on(disc_bundle, tmp_p
     assert result_bytes(tmp_path / "out") == result_bytes(tmp_path / "calm")
 
 
+@pytest.mark.slow
 def test_a_device_without_memory_gets_smaller_pieces_and_the_same_nuclei(disc_bundle, tmp_path):
     image, _ = disc_image(700, 600)
     slide = write_svs(tmp_path / "a.svs", image)
