@@ -6,13 +6,17 @@
 # Linux uv first tries the build of torch that this machine can use, which without an NVIDIA driver is
 # a fraction of PyPI's CUDA build; it comes from PyTorch's own index, and where that cannot be reached
 # PyPI's build is taken. UV_TORCH_BACKEND=cu128, cpu and so on chooses one; empty, it means PyPI's.
+#
+# All modules are compiled at once: commands are started often, and an environment may say that what
+# Python compiles on the way is not kept (PYTHONDONTWRITEBYTECODE), which costs each one ten seconds.
 set -euo pipefail
 python=$1 folder=$2
 shift 2
 own=$folder/bin/python
 
 by_uv() {
-    env -u VIRTUAL_ENV "$@" "$uv" pip install --quiet --python "$own" "${what[@]}"
+    env -u VIRTUAL_ENV "$@" "$uv" pip install --quiet --compile-bytecode --python "$own" \
+        "${what[@]}"
 }
 
 install() {
@@ -28,7 +32,7 @@ install() {
         fi
         echo "uv could not do it; pip tries"
     fi
-    "$own" -m pip install --quiet --no-compile "${what[@]}"
+    "$own" -m pip install --quiet --compile "${what[@]}"
 }
 
 what=("$@")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lymphinfer.nuclei.stardist.batch_norm import folded_state
+from lymphinfer.nuclei.stardist.batch_norm import adopt_folded, folded_state
 from lymphinfer.nuclei.stardist.network import ConvBlock
 
 FAR_MPP = 1.3
@@ -224,3 +224,23 @@ def fold_batch_norm(net: FarNet) -> FarNet:
     plain = FarNet(replace(net.config, batch_norm=False))
     plain.load_state_dict(folded_state(net))
     return plain.eval()
+
+
+def unfold_batch_norm(net: FarNet, x: Tensor) -> FarNet:
+    """Return the same function with batch normalisation, to train a shipped network further.
+
+    Parameters
+    ----------
+    net : FarNet
+        Without batch normalisation.
+    x : Tensor, (B, 3, H, W)
+        A batch of training images, as `FarNet.forward` takes them.
+
+    Returns
+    -------
+    FarNet
+        In evaluation mode, outputs equal up to rounding.
+    """
+    full = FarNet(replace(net.config, batch_norm=True)).eval()
+    adopt_folded(full, net.state_dict(), x)
+    return full

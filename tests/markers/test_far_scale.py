@@ -14,6 +14,7 @@ from lymphinfer.markers.far_scale import (
     fold_batch_norm,
     optical_density,
     sample_features,
+    unfold_batch_norm,
 )
 from lymphinfer.markers.two_scale import FarScale, mirrored
 
@@ -43,6 +44,17 @@ def test_folding_batch_normalisation_leaves_the_function_as_it_is():
     torch.testing.assert_close(folded(x), net(x), rtol=1e-4, atol=1e-4)
     seen = torch.rand(7, 5)
     torch.testing.assert_close(folded.tell(seen), net.tell(seen))
+
+
+def test_a_shipped_network_is_trained_further_from_the_same_function():
+    from dataclasses import replace
+
+    shipped = fold_batch_norm(trained_like(replace(SMALL, batch_norm=True)))
+    x = torch.rand(2, 3, 24, 32)
+    full = unfold_batch_norm(shipped, torch.rand(4, 3, 32, 32))
+    assert sum(isinstance(m, torch.nn.BatchNorm2d) for m in full.modules()) > 5
+    torch.testing.assert_close(full(x), shipped(x), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(fold_batch_norm(full)(x), shipped(x), rtol=1e-4, atol=1e-4)
 
 
 def test_a_configuration_survives_the_manifest():

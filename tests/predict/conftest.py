@@ -54,7 +54,7 @@ def disc_detector() -> StarDistNet:
 def disc_bundle(tmp_path_factory) -> Path:
     torch.manual_seed(0)
     net = disc_detector()
-    classifier = MarkerClassifier(ClassifierConfig(("CD45",), backbone="test_resnet", hidden=8))
+    classifier = MarkerClassifier(ClassifierConfig(("CD45",), backbone="test_byobnet", hidden=8))
     folder = tmp_path_factory.mktemp("bundles") / "discs"
     write_bundle(
         folder,
@@ -147,5 +147,5 @@ def write_svs(path: Path, image: np.ndarray, mpp: float | None = MPP) -> Path:
 
 @pytest.fixture(scope="session")
 def disc_slide(tmp_path_factory) -> tuple[Path, np.ndarray]:
-    image, centers = disc_image(1900, 1400)
+    image, centers = disc_image(1900, 1400, spacing=56)
     return write_svs(tmp_path_factory.mktemp("slides") / "discs.svs", image), centers

@@ -84,7 +84,7 @@ def test_what_is_written_is_what_the_networks_say_of_the_picture(
     written = np.array([f["properties"]["measurements"]["CD45 probability"] for f in rows])
     # At the slide's edges a tile goes on in white, an image in memory in its mirror image.
     inner = ((centroids(rows) > 150) & (centroids(rows) < np.array(slide.dimensions) - 150)).all(1)
-    assert inner.sum() > 800
+    assert inner.sum() > 500
     np.testing.assert_allclose(written[inner], expected[index][inner], atol=2e-3)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import cast
 
 import torch
@@ -71,25 +73,41 @@ def unfold_batch_norm(net: StarDistNet, x: Tensor) -> StarDistNet:
         In evaluation mode, ``config.batch_norm`` True, outputs equal up to rounding.
     """
     full = build_network(replace(net.config, batch_norm=True)).eval()
-    full.load_state_dict(net.state_dict(), strict=False)
     if net.config.batch_norm:
-        return full
+        full.load_state_dict(net.state_dict())
+    else:
+        adopt_folded(full, net.state_dict(), x)
+    return full
 
-    def adopt(norm: nn.BatchNorm2d, y: Tensor) -> None:
+
+@torch.no_grad()
+def adopt_folded(net: nn.Module, folded: Mapping[str, Tensor], x: Tensor) -> None:
+    """Give a network with batch normalisation the function of one without; in place.
+
+    Parameters
+    ----------
+    net : nn.Module
+        Of `ConvBlock`, in evaluation mode.
+    folded : mapping of str to Tensor
+        Weights of the same network built without batch normalisation, as of `folded_state`.
+    x : Tensor
+        A batch that `net` takes; each normalisation gets the statistics of its layer on it.
+    """
+    net.load_state_dict(folded, strict=False)
+
+    def adopt(norm: nn.BatchNorm2d, y: Tensor, left_out: Tensor | float) -> None:
         variance, mean = torch.var_mean(y.float(), dim=(0, 2, 3), correction=0)
         cast(Tensor, norm.running_mean).copy_(mean)
         cast(Tensor, norm.running_var).copy_(variance)
         norm.weight.copy_((variance + norm.eps).sqrt())
-        norm.bias.copy_(mean)
+        norm.bias.copy_(mean + left_out)
 
     hooks = []
-    for block in full.modules():
+    for name, block in net.named_modules():
         if isinstance(block, ConvBlock) and isinstance(block.norm, nn.BatchNorm2d):
-            norm = block.norm
-            hooks.append(
-                block.conv.register_forward_hook(lambda _m, _x, y, norm=norm: adopt(norm, y))
-            )
-    full(x)
+            left_out = 0.0 if block.conv.bias is not None else folded[f"{name}.conv.bias"]
+            known = partial(adopt, block.norm, left_out=left_out)
+            hooks.append(block.conv.register_forward_hook(lambda _m, _x, y, known=known: known(y)))
+    net(x)
     for hook in hooks:
         hook.remove()
-    return full
