@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Any
 
 from typer.core import TyperGroup
-
-from lymphinfer.textfiles import shown
 
 _ARGUMENTS: ContextVar[tuple[str, ...]] = ContextVar("arguments", default=())
 
@@ -26,4 +23,6 @@ class RememberingGroup(TyperGroup):
 
 def typed_command() -> str:
     """The command that runs, for a shell: ``lymphinfer retrain --out "my bundle"``."""
-    return shlex.join(["lymphinfer", *map(shown, _ARGUMENTS.get())])
+    from lymphinfer.batch.calls import typed
+
+    return typed(_ARGUMENTS.get())
