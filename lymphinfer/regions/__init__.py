@@ -1,0 +1,6 @@
+"""What is asked of a slide's areas: compartments, margins, aggregates, hot spots, scores."""
+
+from lymphinfer.regions.asking import Margin, RegionOptions, read_margins
+from lymphinfer.regions.measuring import Measured, measure_regions
+
+__all__ = ["Margin", "Measured", "RegionOptions", "measure_regions", "read_margins"]
