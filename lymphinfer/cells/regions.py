@@ -85,9 +85,7 @@ def write_region_nuclei(folder: Path, table: pa.Table, mark: str) -> None:
         The file cannot be written.
     """
     with atomic_write(folder / REGION_NUCLEI) as file:
-        pq.write_table(
-            table.replace_schema_metadata({MARK_KEY: mark}), file, compression="zstd"
-        )
+        pq.write_table(table.replace_schema_metadata({MARK_KEY: mark}), file, compression="zstd")
 
 
 def read_region_nuclei(folder: Path, record: Mapping[str, Any]) -> pa.Table:

@@ -91,8 +91,9 @@ def aggregates(
     numbers[rows[clustered]] = rank[labels[clustered]]
     by_number = np.argsort(numbers[rows], kind="stable")
     parts = np.split(points[by_number], np.cumsum(np.bincount(numbers[rows]))[:-1])
-    found = [
-        Aggregate(len(part), *map(float, part.mean(axis=0)), shapely.MultiPoint(part).convex_hull)
-        for part in parts[1:]
-    ]
-    return numbers, found
+    return numbers, [_aggregate(part) for part in parts[1:]]
+
+
+def _aggregate(points: F64) -> Aggregate:
+    x, y = points.mean(axis=0).tolist()
+    return Aggregate(len(points), x, y, shapely.MultiPoint(points).convex_hull)

@@ -38,9 +38,7 @@ class Scene:
     places: NDArray[np.intp]
 
 
-def count_region(
-    scene: Scene, inside: Mask, tissue_mm2: float, shares: F64
-) -> dict[str, Any]:
+def count_region(scene: Scene, inside: Mask, tissue_mm2: float, shares: F64) -> dict[str, Any]:
     """Count a region's nuclei and markers.
 
     Parameters

@@ -106,7 +106,7 @@ def hot_spots(expected: F64, shares: F64, grid: Grid, mpp: float) -> dict[str, A
                 "geometry": _squares(rows, columns, grid.side_px),
             }
         )
-    return found | {"spots": sorted(spots, key=lambda spot: -float(spot["z"]))}  # type: ignore[arg-type]
+    return found | {"spots": sorted(spots, key=lambda spot: -float(spot["z"]))}
 
 
 def _squares(rows: NDArray[Any], columns: NDArray[Any], side: float) -> BaseGeometry:

@@ -15,8 +15,8 @@ FEWEST_BLOCKS = 5
 _MOST_STEPS = 5_000_000
 
 CELLS = (
-    "Poisson-binomial: how many of these nuclei are positive, if their calibrated probabilities are "
-    "right and independent of each other"
+    "Poisson-binomial: how many of these nuclei are positive, if their calibrated probabilities "
+    "are right and independent of each other"
 )
 BLOCKS = (
     "between blocks: how far the mean of such blocks of tissue may be off, from their differences "

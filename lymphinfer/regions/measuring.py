@@ -191,6 +191,9 @@ class _Measurement:
             "class": region.class_name,
             "name": None if annotation is None else annotation.name,
             "id": None if annotation is None else annotation.id,
+            "color": None
+            if annotation is None or annotation.color is None
+            else list(annotation.color),
             "side": region.side or None,
             "from_um": region.from_um,
             "to_um": region.to_um,
@@ -202,9 +205,7 @@ class _Measurement:
             ),
             "distance_um": self._distance(region, counted),
             "neighbours": self._neighbours(counted),
-            "aggregates": sum(
-                shapely.contains_xy(region.area, a.x, a.y) for a in self.aggregates
-            ),
+            "aggregates": sum(shapely.contains_xy(region.area, a.x, a.y) for a in self.aggregates),
             "geometry": geometry(region.area),
         }
 
@@ -344,4 +345,3 @@ def _quantiles(values: F64, weights: F64, is_sorted: bool = False) -> dict[str, 
     places = np.searchsorted(total, np.array([0.1, 0.5, 0.9]) * total[-1])
     low, middle, high = (round(float(values[min(i, len(values) - 1)]), 2) for i in places)
     return {"p10": low, "median": middle, "p90": high}
-

@@ -10,8 +10,8 @@ import shapely
 from lymphinfer.cells.areas import Areas, write_areas
 from lymphinfer.export.results import open_result
 from lymphinfer.panel import TCELL_PANEL
-from tests.export.results_made import STAIN, circles, made_result
 from tests.cells.nuclei_made import nuclei
+from tests.export.results_made import STAIN, circles, made_result
 
 MPP = 0.5
 SIZE = (8000, 6000)

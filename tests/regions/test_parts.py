@@ -28,9 +28,9 @@ def test_distances_are_those_of_geos():
     x, y = rng.uniform(0, 8000, 3000), rng.uniform(0, 6000, 3000)
     wanted = shapely.distance(area.boundary, shapely.points(x, y)) * 0.5
     got = border.distances_um(x, y)
-    np.testing.assert_allclose(np.abs(got), wanted, atol=0.03)
+    np.testing.assert_allclose(np.abs(got), wanted, atol=0.04)
     close = wanted < 5
-    assert close.sum() > 20
+    assert close.sum() > 20 and (wanted > 1000).sum() > 20
     np.testing.assert_allclose(np.abs(got[close]), wanted[close], atol=1e-9)
     assert ((got < 0) == shapely.contains_xy(area, x, y)).all()
 
