@@ -54,6 +54,11 @@ class Region:
     from_um: float | None = None
     to_um: float | None = None
 
+    @property
+    def along_border(self) -> bool:
+        """Whether it is made by distance from a border."""
+        return self.kind in ("band", "centre", "margin")
+
 
 @dataclass(frozen=True, eq=False)
 class RegionMap:

@@ -206,7 +206,8 @@ class _Measurement:
             "distance_um": self._distance(region, counted),
             "neighbours": self._neighbours(counted),
             "aggregates": sum(shapely.contains_xy(region.area, a.x, a.y) for a in self.aggregates),
-            "geometry": geometry(region.area),
+            # What is drawn by us ends at the tissue; what a person drew stays as it is.
+            "geometry": geometry(tissue if region.along_border else region.area),
         }
 
     def _distance(self, region: Region, inside: Mask) -> dict[str, Any] | None:

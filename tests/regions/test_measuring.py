@@ -132,7 +132,7 @@ def test_regions_end_at_the_tissue_and_at_the_image(tmp_path):
     assert inside["tissue_mm2"] == pytest.approx((2000 * 1000 - 1800 * 800) * MM2, rel=1e-5)
     assert inside["nuclei"] == 20 * 10 - 18 * 8
     outside = shapely.geometry.shape(rows["Tumor, 0-100 µm outside"]["geometry"])
-    assert outside.bounds == pytest.approx((0, 1800, 2200, 4200))
+    assert outside.bounds == pytest.approx((0, 1800, 2200, 3000))
 
 
 def test_ignored_annotations_are_cut_out_and_make_no_border(tmp_path):
