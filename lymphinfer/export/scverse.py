@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -210,8 +211,9 @@ def _regions(result: Result, n: int) -> dict[str, Any]:
             f"{result.folder}: its regions are of {table.num_rows:,} nuclei, the slide has {n:,}; "
             "run lymphinfer regions again"
         )
+    # SpatialData takes no other letters in a name, and HDF5 no slash.
     return {
-        name: column.to_pandas().array
+        re.sub(r"[^0-9A-Za-z_.-]+", "_", name): column.to_pandas().array
         for name, column in zip(table.column_names, table.columns, strict=True)
         if name != "id"
     }

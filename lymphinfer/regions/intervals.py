@@ -48,7 +48,8 @@ def cells_interval(probabilities: NDArray[np.floating[Any]], level: float = LEVE
     >>> cells_interval(np.full(10, 0.5))
     (2.0, 8.0)
     """
-    p = np.asarray(probabilities, np.float64)
+    # Sums of float32 may reach a little beyond.
+    p = np.clip(np.asarray(probabilities, np.float64), 0, 1)
     mean, variance = float(p.sum()), float((p * (1 - p)).sum())
     if variance < 1e-12:
         return float(round(mean)), float(round(mean))

@@ -114,8 +114,12 @@ def write_all_regions(
     for folder in folders:
         try:
             result = open_result(folder)
-            if reference is not None and reference != BATCH and result.panel.name not in given:
-                given[result.panel.name] = read_reference(Path(reference), result.panel)
+        except LymphinferError as error:
+            on_failure(folder, error)
+            continue
+        if reference is not None and reference != BATCH and result.panel.name not in given:
+            given[result.panel.name] = read_reference(Path(reference), result.panel)
+        try:
             done.append(write_regions(result, annotations, options))
         except LymphinferError as error:
             on_failure(folder, error)

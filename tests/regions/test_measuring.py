@@ -218,3 +218,25 @@ def test_a_slide_without_nuclei_has_zeros(tmp_path):
     assert row["nuclei"] == 0 and row["markers"]["CD45"]["expected_per_mm2"] == 0
     assert measured.nuclei.num_rows == 0
     assert tuple(result.dimensions) == SIZE
+
+
+def test_results_without_an_outline_of_the_tissue_say_so(tmp_path):
+    result = result_at(tmp_path / "a", grid_points())
+    (result.folder / "areas.json").unlink()
+    path = write_annotations(tmp_path / "a.geojson",
+                             [feature(shapely.box(0, 0, 1000, 1000), "Tumor")])  # fmt: skip
+    record = measure_regions(result, path).record
+    assert rows_by_name(record)["Tumor"]["tissue_mm2"] == pytest.approx(1e6 * MM2)
+    assert any("keep no outline of the tissue" in warning for warning in record["warnings"])
+
+
+def test_overlapping_classes_count_a_nucleus_each(tmp_path):
+    result = result_at(tmp_path / "a", grid_points())
+    path = write_annotations(tmp_path / "a.geojson", [
+        feature(shapely.box(0, 0, 2000, 2000), "Tumor"),
+        feature(shapely.box(1000, 0, 2000, 1000), "Tumor", "inner"),
+        feature(shapely.box(1500, 0, 3000, 2000), "Stroma"),
+    ])  # fmt: skip
+    rows = rows_by_name(measure_regions(result, path).record)
+    assert rows["Tumor"]["nuclei"] == 400, "the inner annotation is part of the outer"
+    assert rows["inner"]["nuclei"] == 100 and rows["Stroma"]["nuclei"] == 300

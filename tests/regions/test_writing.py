@@ -119,7 +119,7 @@ def test_anndata_knows_each_nucleus_region(result, path):
     hole = shapely.box(1800, 1200, 2200, 1600)
     inside = shapely.contains_xy(TUMOR, xy) & ~shapely.contains_xy(hole, xy)
     assert ((data.obs["region"] == "Tumor").to_numpy() == inside).all()
-    assert ((data.obs["distance_um: Tumor"] < 0).to_numpy() == inside).all()
+    assert ((data.obs["distance_um_Tumor"] < 0).to_numpy() == inside).all()
     assert data.obs["aggregate"].max() == 1 and data.obs["neighbours"].max() > 10
 
 
@@ -246,3 +246,30 @@ def test_the_report_shows_bands_table_and_bars(result, path):
         assert box["width"] / whole["width"] == pytest.approx(0.5, abs=0.02)
         assert (box["x"] - whole["x"]) / whole["width"] == pytest.approx(900 / 4000, abs=0.02)
     assert said == [] and all(url.startswith(("file:", "data:")) for url in asked)
+
+
+def test_derived_classes_keep_their_names_and_come_after_their_parents(result, tmp_path):
+    drawn = [
+        feature(shapely.box(100, 100, 900, 900), "Tumor"),
+        feature(shapely.box(1000, 100, 1900, 900), "Tumor"),
+    ]
+    drawn[0]["properties"]["classification"] = {"names": ["Tumor", "Necrotic"], "color": [1, 2, 3]}
+    path = write_annotations(tmp_path / "derived.geojson", drawn)
+    done = write_regions(result, path, options("Tumor: Necrotic:50"))
+    found = [f["properties"]["classification"] for f in annotations_in_qupath(done.file)]
+    assert found[-1] == {"names": ["Tumor", "Necrotic"], "color": [1, 2, 3]}
+    assert "Tumor Necrotic, 0-50 µm inside" in [given.get("name") for given in found]
+
+
+def test_a_class_that_qupath_refuses_is_named(result, tmp_path):
+    drawn = [feature(shapely.box(100, 100, 900, 900), "two\nlines")]
+    path = write_annotations(tmp_path / "odd.geojson", drawn)
+    with pytest.raises(ResultError, match="a colon or a line break, which QuPath refuses"):
+        write_regions(result, path)
+
+
+def test_two_annotations_of_one_id_get_two(result, tmp_path):
+    drawn = [feature(shapely.box(x, 100, x + 500, 900), "Tumor", id=OWN_ID) for x in (100, 1000)]
+    path = write_annotations(tmp_path / "twice.geojson", drawn)
+    ids = [f["id"] for f in annotations_in_qupath(write_regions(result, path).file)]
+    assert OWN_ID in ids and len(set(ids)) == len(ids)
