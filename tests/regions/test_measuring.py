@@ -240,3 +240,15 @@ def test_overlapping_classes_count_a_nucleus_each(tmp_path):
     rows = rows_by_name(measure_regions(result, path).record)
     assert rows["Tumor"]["nuclei"] == 400, "the inner annotation is part of the outer"
     assert rows["inner"]["nuclei"] == 100 and rows["Stroma"]["nuclei"] == 300
+
+
+def test_a_slide_without_tissue_has_no_densities(tmp_path):
+    result = result_at(tmp_path / "a", grid_points(500), tissue=shapely.MultiPolygon())
+    path = write_annotations(tmp_path / "a.geojson",
+                             [feature(shapely.box(0, 0, 1000, 1000), "Tumor")])  # fmt: skip
+    record = measure_regions(result, path, asked("Tumor:100")).record
+    row = rows_by_name(record)["Tumor"]
+    assert row["tissue_mm2"] == 0 and row["nuclei"] == 0 and row["nuclei_off_tissue"] == 4
+    assert row["nuclei_per_mm2"] is None
+    assert row["markers"]["CD45"]["expected_per_mm2"] is None
+    assert "refused" in record["hot_spots"]
