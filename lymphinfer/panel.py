@@ -45,6 +45,15 @@ class Marker:
 class Panel:
     """An ordered set of markers, parents before children.
 
+    Attributes
+    ----------
+    name : str
+    markers : tuple of Marker
+    other_color : tuple of int
+        Of a nucleus that is positive for none.
+    scored : tuple of str
+        The markers of the immune score, where the panel has one.
+
     Raises
     ------
     ValueError
@@ -64,6 +73,7 @@ class Panel:
     name: str
     markers: tuple[Marker, ...]
     other_color: tuple[int, int, int] = field(default=(160, 160, 160))
+    scored: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         seen: set[str] = set()
@@ -135,6 +145,7 @@ TCELL_PANEL = Panel(
         Marker("CD4", "CD3e", (86, 180, 233)),
         Marker("CD8a", "CD3e", (213, 94, 0)),
     ),
+    scored=("CD3e", "CD8a"),
 )
 
 PANELS: dict[str, Panel] = {TCELL_PANEL.name: TCELL_PANEL}

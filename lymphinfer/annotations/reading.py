@@ -51,6 +51,8 @@ class Annotation:
     id : str or None
     measurements : dict of str to float
         Those that are numbers; NaN and infinities too.
+    color : tuple of int, or None
+        RGB 0-255 of its class; None where the file has none.
     """
 
     geometry: BaseGeometry
@@ -59,6 +61,7 @@ class Annotation:
     object_type: str = ANNOTATION
     id: str | None = None
     measurements: dict[str, float] = field(default_factory=dict)
+    color: tuple[int, int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -173,6 +176,7 @@ def _annotation(feature: Mapping[str, Any], words: Counter[str]) -> Annotation |
         said or ANNOTATION,
         identity if isinstance(identity, str) and _known(identity) is None else None,
         _measurements(properties.get("measurements")),
+        _color(properties),
     )
 
 
@@ -223,6 +227,23 @@ def _class_name(properties: Mapping[str, Any]) -> str | None:
         if isinstance(value, str) and value.strip() and not value.strip().isdecimal():
             return value.strip()
     return None
+
+
+def _color(properties: Mapping[str, Any]) -> tuple[int, int, int] | None:
+    """Colour of the class: three numbers, or up to QuPath 0.3 one that packs them."""
+    found = _value(_entry(properties, ("classification",)))
+    if not isinstance(found, dict):
+        return None
+    color = _entry(found, ("color",))
+    packed = _entry(found, ("colorrgb",))
+    if color is None and isinstance(packed, int) and not isinstance(packed, bool):
+        color = [packed >> shift & 255 for shift in (16, 8, 0)]
+    if not (isinstance(color, list) and len(color) == 3):
+        return None
+    if not all(isinstance(part, int) and 0 <= part <= 255 for part in color):
+        return None
+    red, green, blue = color
+    return red, green, blue
 
 
 def _value(found: Any) -> Any:

@@ -6,7 +6,7 @@ whenever and wherever the same nuclei are written.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -87,7 +87,12 @@ def count(folder: Path) -> int:
     return total
 
 
-def read_parts(folder: Path, panel: Panel, fingerprint: str | None = None) -> Iterator[pa.Table]:
+def read_parts(
+    folder: Path,
+    panel: Panel,
+    fingerprint: str | None = None,
+    columns: Sequence[str] | None = None,
+) -> Iterator[pa.Table]:
     """Read the nuclei of a slide, a row group at a time, in the order of the parts' names.
 
     Memory holds one row group (at most 25,000 nuclei), however many parts there are.
@@ -101,11 +106,13 @@ def read_parts(folder: Path, panel: Panel, fingerprint: str | None = None) -> It
     fingerprint : str, optional
         Skip the parts made under another one, left from an earlier run. Without it, all parts
         must agree.
+    columns : sequence of str, optional
+        Only these, in this order: outlines are most of a part.
 
     Yields
     ------
     pyarrow.Table
-        One schema for all of them: `lymphinfer.cells.table.schema`.
+        One schema for all of them: `lymphinfer.cells.table.schema`, or the named columns of it.
 
     Raises
     ------
@@ -125,9 +132,11 @@ def read_parts(folder: Path, panel: Panel, fingerprint: str | None = None) -> It
                     f"{path} and {first[0].name} come from different runs: delete {folder} and "
                     "run lymphinfer predict again"
                 )
+            if columns is not None:
+                wanted = pa.schema([wanted.field(name) for name in columns], wanted.metadata)
             for group in range(file.num_row_groups):
                 try:
-                    nuclei = file.read_row_group(group).cast(wanted)
+                    nuclei = file.read_row_group(group, columns).select(wanted.names).cast(wanted)
                 except (OSError, pa.ArrowException) as error:
                     raise _damaged(path, error) from error
                 yield nuclei

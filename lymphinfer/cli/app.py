@@ -19,6 +19,7 @@ from lymphinfer.cli.experiments import patch_size_study, table1
 from lymphinfer.cli.export import export
 from lymphinfer.cli.info import info
 from lymphinfer.cli.predict import predict
+from lymphinfer.cli.regions import regions
 from lymphinfer.cli.report import report
 from lymphinfer.cli.retrain import retrain
 from lymphinfer.cli.simulate import simulate
@@ -44,6 +45,7 @@ app.command()(status)
 app.command()(doctor)
 app.command()(export)
 app.command()(report)
+app.command()(regions)
 for command in (simulate, retrain, train_detector, evaluate, table1, patch_size_study):
     app.command()(command)
 app.add_typer(orion.app, name="orion")

@@ -20,6 +20,7 @@ class View(StrEnum):
     geojson_points = "geojson-points"
     geojson_types = "geojson-types"
     tissue_geojson = "tissue-geojson"
+    regions_geojson = "regions-geojson"
     anndata = "anndata"
     spatialdata = "spatialdata"
     ome_xml = "ome-xml"
@@ -60,9 +61,10 @@ def export(
     csv, parquet: a row a nucleus; x_px and y_px are level-0 pixels, x_um and y_um µm, area_um2
     µm², probabilities 0 to 1, call the deepest positive phenotype. geojson: the file for QuPath
     again; geojson-points: its centroids; geojson-types: classes by the nucleus types of a HoVer-Net
-    detector. tissue-geojson: the tissue and what is out of focus, as annotations. anndata: .h5ad
-    for scanpy and squidpy. spatialdata: a Zarr folder. ome-xml: ROIs for OMERO. labels: a pyramidal
-    OME-TIFF of the csv's labels.
+    detector. tissue-geojson: the tissue and what is out of focus, as annotations. regions-geojson:
+    the regions that lymphinfer regions has measured. anndata: .h5ad for scanpy and squidpy.
+    spatialdata: a Zarr folder. ome-xml: ROIs for OMERO. labels: a pyramidal OME-TIFF of the csv's
+    labels.
     """
     from rich.console import Console
     from rich.markup import escape

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,8 +114,13 @@ class Result:
         """Whether any marker was learned on simulated slides."""
         return any(row.get("evidence") == "simulated" for row in self.evidence.values())
 
-    def tables(self) -> Iterator[pa.Table]:
+    def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """Nucleus tables of the slide, at most 25,000 rows each, always in the same order.
+
+        Parameters
+        ----------
+        columns : sequence of str, optional
+            Only these: outlines are most of a table.
 
         Raises
         ------
@@ -125,7 +130,7 @@ class Result:
         parts = self.folder / PARTS
         mark = self.summary["arguments"].get("fingerprint")
         found = 0
-        for table in read_parts(parts, self.panel, mark):
+        for table in read_parts(parts, self.panel, mark, columns):
             found += table.num_rows
             yield table
         if found != self.nuclei:

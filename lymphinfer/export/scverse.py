@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -11,9 +12,11 @@ import numpy as np
 import orjson
 
 from lymphinfer.cells.files import atomic_write, temporary_beside
+from lymphinfer.cells.regions import read_region_nuclei
 from lymphinfer.cells.table import read_calls, read_ids, read_rings
 from lymphinfer.errors import ResultError
 from lymphinfer.export.numerals import id_texts
+from lymphinfer.export.regions import record_of
 from lymphinfer.export.results import Result
 from lymphinfer.export.tables import extra_columns
 
@@ -36,7 +39,9 @@ def to_anndata(result: Result) -> AnnData:
     anndata.AnnData
         N nuclei by markers. ``X``: probabilities after the hierarchy, float32, NaN where missing.
         ``obs`` (index: the nucleus's uuid): ``slide`` and ``call``, categorical, every possible
-        call among the categories; ``label``, ``area_um2``, ``detection_probability``, morphology.
+        call among the categories; ``label``, ``area_um2``, ``detection_probability``, morphology;
+        where regions were measured ``region`` (class of the smallest annotation around it, missing
+        outside of all), ``neighbours``, ``aggregate``, and distances and bands of margins.
         ``var``: ``parent``, ``evidence``, ``learned``, ``called``, ``statement``, ``source``,
         ``patients``, ``auroc``, ``auroc_low``, ``auroc_high``, ``rate``, and ``threshold``,
         ``precision``, ``recall`` of the operating point in use. ``obsm["spatial"]``: centroids,
@@ -80,6 +85,7 @@ def to_anndata(result: Result) -> AnnData:
             "call": pd.Categorical.from_codes(calls, list(panel.calls)),
             "label": np.arange(1, n + 1, dtype=np.int64),
             **joined,
+            **_regions(result, n),
         },
         index=pd.Index(ids, dtype=object, name="id"),
     )
@@ -121,7 +127,8 @@ def to_spatialdata(result: Result) -> SpatialData:
     -------
     spatialdata.SpatialData
         ``shapes["nuclei"]``: polygons in level-0 px, index ``label``, with transformations to the
-        coordinate systems ``global`` (level-0 px) and ``um``. ``tables["table"]``: `to_anndata`.
+        coordinate systems ``global`` (level-0 px) and ``um``. ``tables["table"]``: `to_anndata`,
+        with its ``region`` as ``compartment``: the framework's own ``region`` names the shapes.
 
     Raises
     ------
@@ -147,6 +154,7 @@ def to_spatialdata(result: Result) -> SpatialData:
         owner = np.repeat(np.arange(len(rings)), rings.counts)
         polygons.extend(shapely.polygons(shapely.linearrings(rings.coords, indices=owner)))
     data = to_anndata(result)
+    data.obs = data.obs.rename(columns={"region": "compartment"})
     data.obs["region"] = REGION
     data.obs["region"] = data.obs["region"].astype("category")
     shapes = geopandas.GeoDataFrame(geometry=polygons, index=data.obs["label"].to_numpy())
@@ -190,6 +198,25 @@ def write_spatialdata(path: Path, result: Result) -> Path:
         with suppress(OSError):
             shutil.rmtree(temporary)
     return path
+
+
+def _regions(result: Result, n: int) -> dict[str, Any]:
+    """What was measured of each nucleus' regions, if it was."""
+    record = record_of(result)
+    if record is None:
+        return {}
+    table = read_region_nuclei(result.folder, record)
+    if table.num_rows != n:
+        raise ResultError(
+            f"{result.folder}: its regions are of {table.num_rows:,} nuclei, the slide has {n:,}; "
+            "run lymphinfer regions again"
+        )
+    # SpatialData takes no other letters in a name, and HDF5 no slash.
+    return {
+        re.sub(r"[^0-9A-Za-z_.-]+", "_", name): column.to_pandas().array
+        for name, column in zip(table.column_names, table.columns, strict=True)
+        if name != "id"
+    }
 
 
 def _var(result: Result) -> Any:

@@ -6,7 +6,6 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import shapely
 from shapely.geometry.base import BaseGeometry
 
@@ -14,8 +13,8 @@ from lymphinfer.annotations import OUT_OF_FOCUS, TISSUE
 from lymphinfer.cells.areas import AREAS, Areas, read_areas
 from lymphinfer.cells.files import atomic_write
 from lymphinfer.errors import ResultError
+from lymphinfer.export.qupath_areas import qupath_shape
 from lymphinfer.export.results import Result
-from lymphinfer.slides.outline import polygons
 from lymphinfer.textfiles import json_bytes
 
 COLORS = {TISSUE: (46, 125, 50), OUT_OF_FOCUS: (230, 145, 0)}
@@ -81,9 +80,7 @@ def write_tissue(path: Path, result: Result, offset_level0: tuple[float, float])
 def _feature(
     name: str, area: BaseGeometry, result: Result, offset: tuple[float, float], identity: str
 ) -> dict[str, Any] | None:
-    moved = shapely.transform(area, lambda points: np.round(points - np.asarray(offset), 2))
-    # QuPath refuses the whole file for one outline that crosses itself on its grid of 0.01 px.
-    moved = polygons(shapely.set_precision(shapely.make_valid(moved), 0.01))
+    moved = qupath_shape(area, offset)
     if moved.is_empty:
         return None
     return {

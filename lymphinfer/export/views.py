@@ -104,6 +104,14 @@ def _tissue(path: Path, result: Result, options: ViewOptions) -> Path:
     return write_tissue(path, result, _offset(result, options))
 
 
+def _regions(path: Path, result: Result, options: ViewOptions) -> Path:
+    from lymphinfer.export.regions import write_regions_geojson
+
+    if options.format not in (None, "geojson"):
+        raise ResultError(f"--format {options.format}: regions are written as geojson")
+    return write_regions_geojson(path, result, _offset(result, options))
+
+
 def _offset(result: Result, options: ViewOptions) -> tuple[int, int]:
     if options.crop_to_bounds is None:
         return result.qupath_offset
@@ -153,6 +161,7 @@ VIEWS: dict[str, tuple[str, Callable[[Path, Result, ViewOptions], Path]]] = {
     "geojson-points": (".points", _points),
     "geojson-types": (".types", _types),
     "tissue-geojson": (".tissue.geojson", _tissue),
+    "regions-geojson": (".regions.geojson", _regions),
     "anndata": (".h5ad", _anndata),
     "spatialdata": (".spatialdata.zarr", _spatialdata),
     "ome-xml": (".ome.xml", _ome_xml),

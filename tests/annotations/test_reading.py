@@ -185,3 +185,19 @@ def test_a_damaged_feature_is_named(read):
         read([feature(), feature({"type": "Polygon", "coordinates": [[["a", 0], [1, 1]]]})])
     with pytest.raises(AnnotationError, match="geometry type 'Circle'"):
         read(feature({"type": "Circle", "coordinates": [0, 0]}))
+
+
+@pytest.mark.parametrize(
+    ("given", "color"),
+    [
+        ({"name": "Tumor", "color": [200, 0, 10]}, (200, 0, 10)),
+        ({"name": "Tumor", "colorRGB": -3670006}, (200, 0, 10)),
+        ('{"name": "Tumor", "color": [200, 0, 10]}', (200, 0, 10)),
+        ({"name": "Tumor"}, None),
+        ({"name": "Tumor", "color": [200, 0, 300]}, None),
+        ({"name": "Tumor", "color": "red"}, None),
+    ],
+)
+def test_the_colour_of_a_class_is_kept(read, given, color):
+    (found,) = read(feature(classification=given))
+    assert found.class_name == "Tumor" and found.color == color

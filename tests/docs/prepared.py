@@ -15,6 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from lymphinfer.cli.app import app
+from lymphinfer.panel import TCELL_PANEL
 from tests.nuclei.test_keras import write_model
 from tests.predict.conftest import disc_image, write_svs
 from tests.training.training_made import retrain_config
@@ -54,6 +55,12 @@ def annotations(path: Path) -> None:
 
     found = [square("Tumor", 20), square("Stroma", 130)]
     path.write_text(json.dumps({"type": "FeatureCollection", "features": found}))
+
+
+def reference(path: Path) -> None:
+    names = [f"{marker} {place}" for marker in TCELL_PANEL.scored for place in ("centre", "margin")]
+    rows = [[str(50 * i + j) for j in range(len(names))] for i in range(12)]
+    path.write_text("\n".join(",".join(row) for row in [names, *rows]) + "\n")
 
 
 def annotation_folder(path: Path) -> None:
@@ -124,6 +131,7 @@ MAKERS: dict[str, Callable[[Path], None]] = {
     "annotations.geojson": annotations,
     "tissue.geojson": annotations,
     "annotations/": annotation_folder,
+    "reference.csv": reference,
     "annotated/": annotated,
     "cohort/": called("simulate", "{}", *COHORT),
     "ORION/": called("simulate", "{}", *COHORT),

@@ -129,3 +129,37 @@ def check_positions(positions):
     for position in positions:
         assert len(position) == 2
         assert all(math.isfinite(v) and round(v, 2) == v for v in position)
+
+
+def annotations_in_qupath(path):
+    """Annotations that QuPath would import, after checking each one."""
+    ((collection, _),) = collections(path)
+    found = collection["features"]
+    check_lineage_order(found)
+    for feature in found:
+        check_annotation(feature)
+    ids = [feature["id"] for feature in found]
+    assert len(set(ids)) == len(ids), "an id comes twice"
+    return found
+
+
+def check_annotation(feature):
+    assert set(feature) <= {"type", "id", "geometry", "properties"}
+    assert str(uuid.UUID(feature["id"])) == feature["id"]
+    properties = feature["properties"]
+    assert properties["objectType"] == "annotation" and "type" not in properties
+    assert all(value is not None for value in properties.values())
+    if "classification" in properties:
+        check_class(properties["classification"])
+    for name, value in properties["measurements"].items():
+        assert name.strip()
+        assert isinstance(value, (int, float)) and not isinstance(value, bool)
+        assert math.isfinite(value) and abs(value) < 3.5e38
+    shape = shapely.geometry.shape(feature["geometry"])
+    assert shape.geom_type == "Polygon" or (
+        shape.geom_type == "MultiPolygon" and len(shape.geoms) > 1
+    ), "a one-part MultiPolygon crashes QuPath 0.5.1"
+    assert shape.is_valid and shape.area > 0
+    assert all(round(v, 2) == v for v in shapely.get_coordinates(shape).ravel())
+    snapped = shapely.set_precision(shape, 0.01)
+    assert snapped.geom_type == shape.geom_type and not snapped.is_empty

@@ -181,7 +181,7 @@ def test_the_slide_is_found_where_the_batch_names_it(tmp_path, tables, slide):
 
 
 def test_the_slide_is_found_where_the_summary_says_that_it_lay(tmp_path, tables, slide):
-    from lymphinfer.predict.ownership import slide_places
+    from lymphinfer.cells.naming import slide_places
 
     kept = tmp_path / "a" / "slides" / "lung.svs"
     kept.parent.mkdir(parents=True)

@@ -33,11 +33,12 @@ def area_lines(result: Result) -> dict[str, Any] | None:
     if areas is None:
         return None
     step = max(result.dimensions) / _LONGEST_PX
-    tissue, blurred = (_path(area, step) for area in (areas.tissue, areas.blurred))
+    tissue, blurred = (svg_path(area, step) for area in (areas.tissue, areas.blurred))
     return {"tissue": tissue, "blurred": blurred, "given": areas.given}
 
 
-def _path(area: BaseGeometry, step: float) -> str:
+def svg_path(area: BaseGeometry, step: float) -> str:
+    """SVG path data of an area, its corners whole px, simplified to half a step."""
     lines = []
     for ring in shapely.get_rings(shapely.get_parts(shapely.simplify(area, step / 2))):
         points = np.rint(shapely.get_coordinates(ring)[:-1]).astype(int).tolist()

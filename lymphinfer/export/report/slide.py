@@ -14,6 +14,7 @@ from lymphinfer.export.report import pictures
 from lymphinfer.export.report.areas import area_lines
 from lymphinfer.export.report.hotspots import HotSpot, hot_spots
 from lymphinfer.export.report.page import number, write_page
+from lymphinfer.export.report.regions import region_part
 from lymphinfer.export.report.survey import BAND_EDGES, Survey, survey
 from lymphinfer.export.results import Result
 
@@ -94,6 +95,9 @@ def write_slide_report(
         tissue = None if slide is None else pictures.thumbnail(slide)
         layers = _layers(result, found)
         charts = _charts(result, found)
+        regions = region_part(result)
+        if regions is not None:
+            charts["regions"] = regions["chart"]
         page = write_page(
             result.folder / REPORT,
             "slide.html.j2",
@@ -111,6 +115,8 @@ def write_slide_report(
             charts={name: draw.svg_uri(chart) for name, chart in charts.items()},
             histogram_texts={name: _told(found, name) for name in result.panel.names},
             galleries=_galleries(result, found, slide),
+            regions=regions,
+            region_chart=None if regions is None else draw.svg_uri(regions["chart"]),
             spots=_spot_rows(result, spots, slide),
             ratios=_ratios(result),
         )
