@@ -18,12 +18,13 @@ LOCK = ".lock"
 REPORT = "report.html"
 FIGURES = "figures"
 BATCH_JSON, BATCH_CSV = "batch.json", "batch.csv"
+REGIONS, REGIONS_CSV, REGION_NUCLEI = "regions.json", "regions.csv", "regions.parquet"
 RUNS = "runs"
 """Folder in the root of the results, with a file for each call of the command."""
 
 GEOJSON_FORMATS = ("zip", "geojson.gz", "geojson")
-_VIEWS = (".csv", ".parquet", ".tissue.geojson", ".h5ad", ".spatialdata.zarr", ".ome.xml",
-          ".labels.ome.tif")  # fmt: skip
+_VIEWS = (".csv", ".parquet", ".tissue.geojson", ".regions.geojson", ".h5ad", ".spatialdata.zarr",
+          ".ome.xml", ".labels.ome.tif")  # fmt: skip
 VIEW_SUFFIXES = (
     *(f"{kind}.{fmt}" for kind in ("", ".points", ".types") for fmt in GEOJSON_FORMATS),
     *_VIEWS,
@@ -36,6 +37,12 @@ MAX_STEM_BYTES = 230
 
 LONGEST_SUFFIX = ".points.geojson.gz"
 _MARK_BYTES = 9
+
+
+def view_names(stem: str) -> tuple[str, ...]:
+    """Everything in a slide's result folder that is made from its nuclei."""
+    views = (f"{stem}{suffix}" for suffix in VIEW_SUFFIXES)
+    return (*views, REPORT, FIGURES, REGIONS, REGIONS_CSV, REGION_NUCLEI)
 
 
 def file_name(path: Path) -> str:

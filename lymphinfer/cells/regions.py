@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lymphinfer.cells.files import atomic_write
+from lymphinfer.cells.naming import REGION_NUCLEI, REGIONS
 from lymphinfer.cells.parts import open_parquet
 from lymphinfer.errors import ResultError
 from lymphinfer.textfiles import json_bytes
 
-REGIONS, REGIONS_CSV, REGION_NUCLEI = "regions.json", "regions.csv", "regions.parquet"
 VERSION = 1
 MARK_KEY = b"lymphinfer.regions"
 

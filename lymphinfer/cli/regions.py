@@ -62,7 +62,7 @@ def regions(
     from rich.console import Console
     from rich.markup import escape
 
-    from lymphinfer.cells.regions import REGIONS_CSV
+    from lymphinfer.cells.naming import REGIONS_CSV
     from lymphinfer.cli.output import write_path
     from lymphinfer.errors import AnnotationError, LymphinferError
     from lymphinfer.export.results import find_results

@@ -15,7 +15,8 @@ from shapely.geometry.base import BaseGeometry
 
 from lymphinfer.annotations import UNCLASSIFIED
 from lymphinfer.cells.files import atomic_write
-from lymphinfer.cells.regions import REGIONS, read_record
+from lymphinfer.cells.naming import REGIONS
+from lymphinfer.cells.regions import read_record
 from lymphinfer.errors import ResultError
 from lymphinfer.export.qupath_areas import (
     Color,

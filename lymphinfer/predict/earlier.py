@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from lymphinfer.cells.naming import FIGURES, PARTS, REPORT, SUMMARY, VIEW_SUFFIXES
+from lymphinfer.cells.naming import PARTS, SUMMARY, view_names
 from lymphinfer.cells.parts import is_done, list_parts
 from lymphinfer.predict.settings import PredictSettings
 
@@ -86,8 +86,7 @@ def remove_views(folder: Path, stem: str, mark: str, settings: PredictSettings) 
     same = asked.get("fingerprint") == mark and not settings.redo
     if same and asked.get("crop_to_bounds") == settings.crop_to_bounds:
         return
-    for path in (*(folder / f"{stem}{suffix}" for suffix in VIEW_SUFFIXES), folder / REPORT,
-                 folder / FIGURES):  # fmt: skip
+    for path in (folder / name for name in view_names(stem)):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lymphinfer.annotations import find_roi
-from lymphinfer.cells.regions import REGIONS_CSV, write_record, write_region_nuclei
+from lymphinfer.cells.naming import REGIONS_CSV
+from lymphinfer.cells.regions import write_record, write_region_nuclei
 from lymphinfer.errors import LymphinferError
 from lymphinfer.export.regions import SUFFIX, flat_rows, write_csv, write_regions_geojson
 from lymphinfer.export.results import Result, open_result

@@ -9,7 +9,15 @@ import pytest
 
 from lymphinfer.batch.single import predict_slide
 from lymphinfer.bundles.composing import used_manifest
-from lymphinfer.cells.naming import FIGURES, GEOJSON_FORMATS, REPORT, VIEW_SUFFIXES
+from lymphinfer.cells.naming import (
+    FIGURES,
+    GEOJSON_FORMATS,
+    REGION_NUCLEI,
+    REGIONS,
+    REGIONS_CSV,
+    REPORT,
+    VIEW_SUFFIXES,
+)
 from lymphinfer.cells.parts import list_parts
 from lymphinfer.errors import ResultError
 from lymphinfer.export.geojson import FORMATS
@@ -52,7 +60,8 @@ def test_the_names_of_all_views_are_known():
 )
 def test_views_of_an_earlier_run_do_not_outlive_it(changes, done, slide, disc_bundle, tmp_path):
     folder = shutil.copytree(done, tmp_path / "a")
-    views = [folder / f"a{suffix}" for suffix in VIEW_SUFFIXES] + [folder / REPORT]
+    views = [folder / f"a{suffix}" for suffix in VIEW_SUFFIXES]
+    views += [folder / name for name in (REPORT, REGIONS, REGIONS_CSV, REGION_NUCLEI)]
     for view in views:
         if view.suffix == ".zarr":
             view.mkdir()
