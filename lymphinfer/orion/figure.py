@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from lymphinfer.cells.files import atomic_write
 from lymphinfer.errors import DataError
-from lymphinfer.orion.celltable import BLANK, CellTable
+from lymphinfer.orion.celltable import CellTable
 from lymphinfer.orion.gates import Gate, SlideGates
-from lymphinfer.orion.labels import gate_values
+from lymphinfer.orion.labels import gate_values, usable_cells
 from lymphinfer.panel import Panel
 
 if TYPE_CHECKING:
@@ -63,9 +63,7 @@ def draw_gates(cells: CellTable, gates: SlideGates, panel: Panel, title: str) ->
             "drawing gates needs matplotlib, which is not installed. "
             "Run `pip install 'lymphinfer[orion]'`."
         ) from error
-    usable = np.ones(len(cells), bool)
-    if gates.blank_max is not None:
-        usable = cells.intensities[BLANK] <= gates.blank_max
+    usable = usable_cells(cells, gates.blank_max)
     columns = min(2, len(panel))
     rows = -(-len(panel) // columns)
     figure = Figure(figsize=(6.4 * columns, 3.6 * rows), dpi=120, layout="constrained")

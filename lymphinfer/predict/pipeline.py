@@ -19,7 +19,7 @@ from lymphinfer.bundles.evidence import DEFAULT_POINT
 from lymphinfer.bundles.loading import Bundle
 from lymphinfer.cells.table import build_table
 from lymphinfer.markers.hierarchy import apply_hierarchy, call_phenotypes
-from lymphinfer.markers.patches import cut_patches
+from lymphinfer.markers.patches import cut_patches, resampled
 from lymphinfer.markers.two_scale import FarMap, FarScale, mirrored
 from lymphinfer.nuclei.detector import Detection, polygon_centroids
 from lymphinfer.nuclei.polygons import Rings, centroids, clean
@@ -261,8 +261,17 @@ class TilePipeline:
         patches = None
         if size:
             with self.clock("patches"):
-                patches = cut_patches(pixels, centers - 0.5, size)
+                patches = self._patches(pixels, centers, size)
         return TileNuclei(rings, detection, patches, centers_level0, cleaned.dropped)
+
+    def _patches(
+        self, pixels: NDArray[np.uint8], centers: NDArray[np.float64], size: int
+    ) -> NDArray[np.uint8]:
+        mpp = self.bundle.markers.patch_mpp
+        if mpp is None:
+            return cut_patches(pixels, centers - 0.5, size)
+        scale = self.grid.mpp_work / mpp
+        return cut_patches(resampled(pixels, scale), centers * scale - 0.5, size)
 
     def _table(self, shard: _ShardInProgress) -> pa.Table:
         manifest, markers = self.bundle.manifest, self.bundle.markers
