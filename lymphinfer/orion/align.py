@@ -51,7 +51,7 @@ class _TransformFile:
     version: int = VERSION
     error_um: float = 0.0
     shift_um: float = 0.0
-    similarity: float = 0.0
+    agreeing: float = 0.0
     made_by: str = ""
 
 

@@ -56,6 +56,8 @@ class OrionSlide:
         The cohort's.
     mpp : float or None
         Pixel size of the H&E, µm/px, where the cohort's file says one for this slide.
+    if_mpp : float or None
+        Pixel size of the immunofluorescence, µm/px, where the cohort's file says one.
     to_if : Affine or None
         From the H&E's level-0 px to the immunofluorescence's; None where they share one frame.
     """
@@ -71,6 +73,7 @@ class OrionSlide:
     layout: Layout = field(default_factory=orion_layout)
     mpp: float | None = None
     to_if: Affine | None = None
+    if_mpp: float | None = None
 
     @property
     def table_format(self) -> TableFormat:
@@ -204,10 +207,17 @@ def find_files(
     return files, problems
 
 
-def scan_cohort(root: str | os.PathLike[str]) -> tuple[Cohort, list[str]]:
+def scan_cohort(root: str | os.PathLike[str], *, measured: bool = True) -> tuple[Cohort, list[str]]:
     """Find the slides of a folder, and what is wrong with it; see `find_files`.
 
     A simulated cohort's truth lies in ``truth/<folder>.parquet``.
+
+    Parameters
+    ----------
+    root : str or path-like
+        The cohort's folder.
+    measured : bool
+        Cell tables that `lymphinfer cohort quantify` makes must be there.
 
     Returns
     -------
@@ -222,7 +232,7 @@ def scan_cohort(root: str | os.PathLike[str]) -> tuple[Cohort, list[str]]:
     except DataError as error:
         return Cohort(root, ()), [str(error)]
     if layout.file.slide:
-        return _listed(root, layout)
+        return _listed(root, layout, measured)
     files, problems = find_files(root, layout)
     slides = [
         OrionSlide(
@@ -256,18 +266,20 @@ def open_cohort(root: str | os.PathLike[str]) -> Cohort:
     return cohort
 
 
-def _listed(root: Path, layout: Layout) -> tuple[Cohort, list[str]]:
+def _listed(root: Path, layout: Layout, measured: bool) -> tuple[Cohort, list[str]]:
     """The slides that a cohort's file lists."""
     problems: list[str] = []
     slides = []
     for entry in layout.file.slide:
-        slide, wrong = _listed_slide(root, layout, entry)
+        slide, wrong = _listed_slide(root, layout, entry, measured)
         slides.append(slide)
         problems += wrong
     return Cohort(root, tuple(sorted(slides, key=lambda s: s.folder)), layout), problems
 
 
-def _listed_slide(root: Path, layout: Layout, entry: SlideEntry) -> tuple[OrionSlide, list[str]]:
+def _listed_slide(
+    root: Path, layout: Layout, entry: SlideEntry, must_be: bool
+) -> tuple[OrionSlide, list[str]]:
     measured = layout.file.cells.source == "measure"
     cells = root / MEASURED / f"{entry.name}.csv" if measured else root / entry.cells
     named = {"he": entry.he, "if": entry.if_, "mask": entry.mask, "transform": entry.transform}
@@ -277,7 +289,7 @@ def _listed_slide(root: Path, layout: Layout, entry: SlideEntry) -> tuple[OrionS
         for path in (*paths.values(), *(() if measured else (cells,)))
         if not path.is_file()
     ]
-    if measured and not cells.is_file():
+    if measured and must_be and not cells.is_file():
         problems.append(
             f"{cells}: slide {entry.name} has not been measured. Run `lymphinfer cohort quantify "
             f"{root}`."
@@ -300,6 +312,7 @@ def _listed_slide(root: Path, layout: Layout, entry: SlideEntry) -> tuple[OrionS
         layout,
         entry.mpp,
         to_if,
+        entry.if_mpp,
     )
     return slide, problems
 
