@@ -57,6 +57,8 @@ _TYPICAL_SDS = 2.0
 _MAX_CLUTTER = 0.05
 # More equal values than chance leaves among means of a camera's counts.
 _FLOOR_SHARE = 0.2
+# Above a floor: populations of less than twice each other's intensity are one.
+_LEAST_FOLD = float(np.log(2))
 _MIN_CELLS, _MIN_POOL, _MIN_TAIL, _MIN_COMPONENT = 100, 30, 30, 5
 _MAX_FITTED = 100_000
 
@@ -255,8 +257,14 @@ def _above_floor(
         return (floor + top / 2, floor + 2 * top, saturation), "background", None
     step = float(np.min(np.diff(np.unique(above)), initial=float(above[0])))
     # Rounded values have gaps, in which a narrow component would settle.
-    spread = above + rng.uniform(-0.5, 0.5, len(above)) * min(step, float(above[0]))
-    fit = _fit(np.log(spread))
+    room = min(step, 1.0)
+    log_values = np.log(np.maximum(above + rng.uniform(-0.5, 0.5, len(above)) * room, room / 2))
+    fit = _fit(log_values)
+    apart = fit.separation >= _MIN_SEPARATION and np.diff(fit.mean)[0] >= _LEAST_FOLD
+    if not apart or min(fit.weight) * len(above) < _MIN_COMPONENT:
+        # What lies above is of one kind: the floor is the background.
+        high_min = float(np.exp(log_values.mean() - _TYPICAL_SDS * log_values.std()))
+        return (floor + min(step, high_min) / 2, floor + high_min, saturation), "above floor", None
     low_max, high_min = _between(fit, confidence)
     high_min = max(high_min, float(np.exp(fit.mean[1] - _TYPICAL_SDS * fit.sd[1])))
     # Up to half a step above the floor all are alike.

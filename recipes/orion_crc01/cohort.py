@@ -73,7 +73,8 @@ def write_column(slide: TiledSlide, column: int, folder: Path) -> int:
     """Write a column's four files and return its number of nuclei."""
     height = slide.there.shape[0] * TILE_PX
     left = column * TILE_PX
-    own = np.flatnonzero(slide.column == column)
+    # The table's outermost nuclei may lie below the last tile.
+    own = np.flatnonzero((slide.column == column) & (slide.xy[:, 1] < height))
     own = own[np.lexsort((slide.xy[own, 0], slide.xy[own, 1]))]
     xy = slide.xy[own].astype(np.int64) - (left, 0)
     folder.mkdir(parents=True, exist_ok=True)
