@@ -14,6 +14,7 @@ from lymphinfer.cells.files import atomic_write
 from lymphinfer.errors import DataError
 from lymphinfer.orion.image_check import ImageFacts, inspect_image
 from lymphinfer.orion.layout import FILE, FORMAT, VERSION
+from lymphinfer.orion.table_header import read_header
 from lymphinfer.panel import PANELS, TCELL_PANEL
 from lymphinfer.slides.pixel_size import MAX_PATCH_MPP, MIN_MPP
 
@@ -117,7 +118,9 @@ def _assign(slides: list[_Found], others: Sequence[ImageFacts], root: Path) -> N
             own.fluorescence, own.channels = fact, channel_names(fact.path)
     for path in sorted(root.rglob("*.csv")):
         own = _nearest(slides, path)
-        if own.he.path.parent == path.parent and own.cells is None:
+        # Lists of channels have a column or two.
+        is_table = len(read_header(path).names) > 3
+        if own.he.path.parent == path.parent and own.cells is None and is_table:
             own.cells = path
 
 
