@@ -307,7 +307,7 @@ def _found_nuclei(
     with slide.open_he() as image:
         size, mpp = image.dimensions, image.mpp
     settings = PredictSettings(bundle=bundle, device=device, mpp=mpp)
-    found = predict_slide(slide.he, work, settings)
+    found = predict_slide(slide.he, work, settings=settings)
     rings = [read_rings(nuclei) for nuclei in open_result(found.folder).tables()]
     return RingLabels(Rings.concatenate(rings), size, ring_um / mpp)
 

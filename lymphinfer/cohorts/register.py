@@ -211,11 +211,12 @@ def _whole(he: Image, fluorescence: Image, he_mpp: float, if_mpp: float) -> Affi
         for angle in angles:
             turned = _turned(he, angle)
             found = np.fft.irfft2(np.fft.rfft2(turned, shape) * target, shape)
-            place = np.unravel_index(int(found.argmax()), shape)
-            if found[place] > best[0]:
-                best = (float(found[place]), angle, (int(place[0]), int(place[1])))
-    _, angle, place = best
-    down, right = (p - n if p > n // 2 else p for p, n in zip(place, shape, strict=True))
+            row, column = divmod(int(found.argmax()), shape[1])
+            if found[row, column] > best[0]:
+                best = (float(found[row, column]), angle, (row, column))
+    _, angle, peak = best
+    # Beyond what the H&E can be shifted by, a shift is the other way round.
+    down, right = (p - n if p >= h else p for p, n, h in zip(peak, shape, he.shape, strict=True))
     return _coarse_affine(he.shape, angle, (right, down), he_mpp, if_mpp)
 
 

@@ -13,6 +13,9 @@ from lymphinfer.orion.align import Affine, AlignedPlanes
 from lymphinfer.orion.celltable import read_cells
 from lymphinfer.orion.cohort import open_cohort
 from tests.orion.made_cohort import write_he
+from tests.predict.conftest import disc_bundle, disc_image
+
+__all__ = ["disc_bundle"]
 
 WIDTH, HEIGHT = 420, 300
 COHORT = """
@@ -124,3 +127,28 @@ def test_an_image_in_another_frame_is_read_in_the_frame_of_the_h_e(tmp_path):
     there = to_if(points.astype(float))
     np.testing.assert_allclose(found.ravel(), 10 * there[:, 0] + there[:, 1], rtol=1e-4)
     np.testing.assert_allclose(to_if.inverse()(there), points, atol=1e-9)
+
+
+def test_without_a_mask_nuclei_are_found_on_the_h_e_and_dilated(tmp_path, disc_bundle):
+    rgb, centers = disc_image(900, 700)
+    tifffile.imwrite(
+        tmp_path / "he.ome.tif", rgb, ome=True, photometric="rgb", tile=(128, 128),
+        metadata={"axes": "YXS", "PhysicalSizeX": 0.325, "PhysicalSizeY": 0.325},
+    )  # fmt: skip
+    yy, xx = np.mgrid[:700, :900]
+    image = np.zeros((2, 700, 900), np.uint16)
+    light = np.arange(1, len(centers) + 1) * 10
+    for (x, y), value in zip(centers, light, strict=True):
+        image[1][(xx - x) ** 2 + (yy - y) ** 2 <= 15**2] = value
+    write_planes(tmp_path / "if.ome.tif", image, "CYX")
+    (tmp_path / "cohort.toml").write_text(COHORT.replace('mask = "mask.ome.tif"', ""))
+    done = quantified(tmp_path, "--bundle", disc_bundle, "--device", "cpu")
+    assert done.exit_code == 0, done.output
+    cells = read_cells(tmp_path / "measured" / "a.csv", ("Marker",))
+    place = np.column_stack([cells.x, cells.y])
+    distance = np.hypot(*(place[:, None] - (centers - 0.5)).transpose(2, 0, 1))
+    assert len(cells) == len(centers) and distance.min(axis=1).max() < 2
+    # Some made cells reach into their neighbours.
+    np.testing.assert_allclose(
+        cells.intensities["Marker"], light[distance.argmin(axis=1)], rtol=0.05
+    )

@@ -1,15 +1,28 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import tomli_w
 from typer.testing import CliRunner
 
+from lymphinfer.bundles.schema import read_manifest
 from lymphinfer.cli.app import app
 from lymphinfer.orion.cohort import open_cohort
 from lymphinfer.orion.gates_file import read_gates
 from lymphinfer.orion.planes import Planes
+from lymphinfer.panel import PANELS
+from lymphinfer.predict.settings import PredictSettings
+from lymphinfer.predict.slide import predict_slide
+from recipes.he.crc01 import read_slide
 from recipes.orion_crc01.cohort import disc_mask, write_cohort
+from recipes.orion_crc01.gates import report
+from tests.predict.conftest import disc_bundle, disc_slide
 from tests.recipes.made_slide import write_slide
+from tests.training.training_made import retrain_config
+
+__all__ = ["disc_bundle", "disc_slide"]
 
 
 @pytest.fixture(scope="module")
@@ -65,3 +78,40 @@ def test_another_panel_of_the_same_cohort_is_gated_by_its_name(cohort, tmp_path)
     run("gate", "propose", *words)
     told = run("gate", "apply", *words)
     assert all(name in told for name in ("CD20", "CD68", "CD163"))
+
+
+def test_the_report_has_the_published_share_beside_the_proposed_one(cohort):
+    lines = report(read_slide(cohort.parent / "tiles"), "t-cell")
+    first = [cell.strip() for cell in lines[2].split("|")[1:-1]]
+    # Every third of the made nuclei is positive; a few lie over one another.
+    assert first[0] == "CD45" and float(first[3]) == pytest.approx(1 / 3, abs=0.01)
+    assert first[4] == "0.192" and len(lines) == 6
+
+
+def test_another_panel_is_learned_bundled_as_one_patient_and_predicted(
+    cohort, tmp_path, disc_bundle, disc_slide
+):
+    gates = tmp_path / "gates.toml"
+    run("gate", "propose", cohort, "--gates", gates, "--panel", "b-cell-macrophage")
+    made = retrain_config(disc_bundle)
+    data = replace(
+        made.data, panel="b-cell-macrophage", mpp=1.3, splits=str(cohort / "splits.toml")
+    )
+    config = tmp_path / "config.toml"
+    config.write_text(tomli_w.dumps(replace(made, data=data).to_dict()))
+    words = ("--cohort", cohort, "--gates", gates, "--config", config, "--device", "cpu")
+    run("retrain", *words, "--out", tmp_path / "mine")
+    bundle = read_manifest(tmp_path / "mine")
+    assert bundle.panel is PANELS["b-cell-macrophage"]
+    assert [m.patients for m in bundle.markers] == [1] * 4
+    assert bundle.mpp == read_manifest(disc_bundle).mpp and bundle.classifier["mpp"] == 1.3
+    card = (tmp_path / "mine" / "CARD.md").read_text("utf-8")
+    assert "**one patient**" in card and "parts of one patient's slides" in card
+    run("evaluate", tmp_path / "mine", "--work", tmp_path / "mine.work", "--out", tmp_path / "eval",
+        "--cohort", cohort, "--figure", "--bootstrap", 5, "--device", "cpu")  # fmt: skip
+    assert list((tmp_path / "eval").glob("figure_*.png"))
+    found = predict_slide(
+        disc_slide[0], tmp_path / "out",
+        settings=PredictSettings(bundle=str(tmp_path / "mine"), device="cpu"),
+    )  # fmt: skip
+    assert set(found.summary["markers"]) == set(bundle.panel.names) and found.n_nuclei > 100
