@@ -5,9 +5,10 @@ This is the only module that spells a marker's name. Everything else takes a `Pa
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 OTHER = "Other"
 
@@ -130,6 +131,12 @@ class Panel:
         """Every possible call, ``"Other"`` first, then the markers in panel order."""
         return (OTHER, *self.names)
 
+    def described(self) -> list[dict[str, Any]]:
+        """Markers as `panel_of` takes them, in plain values."""
+        return [
+            {"name": m.name, "parent": m.parent or "", "color": list(m.color)} for m in self.markers
+        ]
+
     def subset(self, names: Iterable[str]) -> Panel:
         """Panel of the named markers alone, in panel order."""
         wanted = set(names)
@@ -137,15 +144,77 @@ class Panel:
 
 
 # Colours of Okabe and Ito's palette: apart for colour-blind eyes too, and on H&E's pink and purple.
-TCELL_PANEL = Panel(
-    name="t-cell",
-    markers=(
-        Marker("CD45", None, (240, 228, 66)),
-        Marker("CD3e", "CD45", (0, 158, 115)),
-        Marker("CD4", "CD3e", (86, 180, 233)),
-        Marker("CD8a", "CD3e", (213, 94, 0)),
-    ),
-    scored=("CD3e", "CD8a"),
-)
+_LEUKOCYTE = Marker("CD45", None, (240, 228, 66))
+_T_CELL = Marker("CD3e", "CD45", (0, 158, 115))
+_HELPER = Marker("CD4", "CD3e", (86, 180, 233))
+_CYTOTOXIC = Marker("CD8a", "CD3e", (213, 94, 0))
+_REGULATORY = Marker("FOXP3", "CD4", (0, 114, 178))
+_B_CELL = Marker("CD20", "CD45", (204, 121, 167))
+# No children of CD45's: a macrophage has little of it, and half of them lie below its gate.
+_MACROPHAGE = Marker("CD68", None, (230, 159, 0))
+_M2_LIKE = Marker("CD163", None, (138, 80, 30))
 
-PANELS: dict[str, Panel] = {TCELL_PANEL.name: TCELL_PANEL}
+_SCORED = (_T_CELL.name, _CYTOTOXIC.name)
+
+TCELL_PANEL = Panel("t-cell", (_LEUKOCYTE, _T_CELL, _HELPER, _CYTOTOXIC), scored=_SCORED)
+
+PANELS: dict[str, Panel] = {
+    panel.name: panel
+    for panel in (
+        TCELL_PANEL,
+        Panel("treg", (_LEUKOCYTE, _T_CELL, _HELPER, _REGULATORY)),
+        Panel("b-cell-macrophage", (_LEUKOCYTE, _B_CELL, _MACROPHAGE, _M2_LIKE)),
+        Panel(
+            "immune",
+            (
+                *(_LEUKOCYTE, _T_CELL, _HELPER, _REGULATORY, _CYTOTOXIC),
+                *(_B_CELL, _MACROPHAGE, _M2_LIKE),
+            ),
+            scored=_SCORED,
+        ),
+    )
+}
+
+
+def panel_of(name: str, markers: Sequence[Mapping[str, Any]]) -> tuple[Panel | None, list[str]]:
+    """A known panel by name, else one of the markers given.
+
+    Parameters
+    ----------
+    name : str
+    markers : sequence of mapping
+        Of a panel of one's own: ``name``, ``parent`` (empty or missing: none) and ``color``.
+
+    Returns
+    -------
+    panel : Panel or None
+        None where there is none.
+    problems : list of str
+        Why there is none.
+    """
+    if name in PANELS:
+        return PANELS[name], []
+    if not markers:
+        return None, [
+            f"panel = {name!r}: a panel that is not known; known: {', '.join(PANELS)}; one of "
+            "your own needs [[marker]] tables with color"
+        ]
+    colorless = [str(m["name"]) for m in markers if not m.get("color")]
+    if colorless:
+        return None, [
+            f"[[marker]] {', '.join(colorless)}: color is missing, which a panel that is not one "
+            f"of {', '.join(PANELS)} needs"
+        ]
+    try:
+        own = [Marker(str(m["name"]), m.get("parent") or None, tuple(m["color"])) for m in markers]
+        return Panel(name, tuple(own)), []
+    except (ValueError, TypeError) as error:
+        return None, [str(error)]
+
+
+def panel_with(names: Sequence[str]) -> Panel:
+    """The first known panel that has all of these markers, cut down to them; else one of no kin."""
+    for panel in PANELS.values():
+        if set(names) <= set(panel.names):
+            return panel.subset(names)
+    return Panel("own", tuple(Marker(name, None, (90, 90, 90)) for name in names))

@@ -80,6 +80,7 @@ def write_with_markers_of(
             else replace(spec, source=f"{spec.source}; by the marker model of {manifest.name}")
             for spec in manifest.markers
         ],
+        panel=manifest.panel,
         half=False,
     )
     (out / "CARD.md").write_text(card, "utf-8")

@@ -121,7 +121,7 @@ class Bundle:
     def halo_px(self) -> int:
         """What a tile is read with: the detector's context or half a patch, on its pixel grid."""
         align = self.detector.align_px
-        wanted = max(self.detector.halo_px, -(-self.markers.patch_px // 2) + align)
+        wanted = max(self.detector.halo_px, self.markers.patch_reach_px + align)
         return -(-wanted // align) * align
 
 
@@ -278,9 +278,11 @@ def _build_markers(
         else HeadOutput(m.name, Calibration(m.scale, m.offset))
         for m in manifest.markers
     )
+    patch_mpp = manifest.mpp if classifier is None else manifest.classifier.get("mpp", manifest.mpp)
     return MarkerModel(
-        manifest.name, outputs, classifier, learned, device, autocast, run, head, far
-    )
+        manifest.name, outputs, classifier, learned, device, autocast, run, head, far,
+        patch_zoom=float(patch_mpp) / manifest.mpp,
+    )  # fmt: skip
 
 
 def _with_near(

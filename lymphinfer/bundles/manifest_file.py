@@ -17,15 +17,9 @@ from lymphinfer.bundles.evidence import (
     OperatingPoint,
     evidence_of,
 )
-from lymphinfer.panel import PANELS, Panel
-from lymphinfer.slides.pixel_size import MAX_MPP, MIN_MPP
+from lymphinfer.panel import Panel, panel_of
+from lymphinfer.slides.pixel_size import MAX_MPP, MAX_PATCH_MPP, MIN_MPP
 from lymphinfer.validation import Place, place, table, validated
-
-
-def _panel(name: str) -> str:
-    if name not in PANELS:
-        raise ValueError(f"a panel that is not known; known: {', '.join(PANELS)}")
-    return name
 
 
 def _folder_name(name: str) -> str:
@@ -48,6 +42,7 @@ def _point(name: str) -> str:
 
 Text = Annotated[str, Field(min_length=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Level = Annotated[int, Field(ge=0, le=255)]
 Mpp = Annotated[float, Field(ge=MIN_MPP, le=MAX_MPP)]
 Weights = Annotated[Text, AfterValidator(_weights)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -85,11 +80,15 @@ class HoVerNetTable:
 @table
 @dataclass(frozen=True)
 class PatchTable:
-    """``[classifier]`` that reads patches, one by one or (``dense``) a tile at once."""
+    """``[classifier]`` that reads patches, one by one or (``dense``) a tile at once.
+
+    A patch may be of another pixel size than what the detector sees: ``mpp``.
+    """
 
     kind: Literal["patch", "dense"]
     file: Weights
     network: Network
+    mpp: Annotated[float, Field(ge=MIN_MPP, le=MAX_PATCH_MPP)] | None = None
 
 
 @table
@@ -160,6 +159,8 @@ class MarkerTable:
     rate_range: tuple[Share, Share] | None = None
     auroc: Share | None = None
     auroc_interval: tuple[Share, Share] | None = None
+    parent: str = ""
+    color: tuple[Level, Level, Level] | None = None
 
     def spec(self) -> MarkerSpec:
         """As the rest of the program knows it."""
@@ -168,7 +169,8 @@ class MarkerTable:
             for name in OPERATING_POINTS
             if name in self.points
         }
-        return MarkerSpec(**{**vars(self), "points": points})
+        values = {k: v for k, v in vars(self).items() if k not in ("parent", "color")}
+        return MarkerSpec(**{**values, "points": points})
 
 
 @table
@@ -179,7 +181,7 @@ class BundleFile:
     schema: int
     name: Annotated[Text, AfterValidator(_folder_name)]
     version: Text
-    panel: Annotated[str, AfterValidator(_panel)]
+    panel: Text
     mpp: Mpp
     files: dict[Weights, Sha256]
     detector: Annotated[StarDistTable | HoVerNetTable, Field(discriminator="kind")]
@@ -194,7 +196,7 @@ class BundleFile:
 
 def read_file(
     values: Mapping[str, Any], problems: list[str]
-) -> tuple[BundleFile | None, tuple[MarkerSpec, ...]]:
+) -> tuple[BundleFile | None, Panel | None, tuple[MarkerSpec, ...]]:
     """Check the values of a ``bundle.toml``.
 
     Parameters
@@ -207,15 +209,20 @@ def read_file(
     Returns
     -------
     file : BundleFile or None
+    panel : Panel or None
+        A known one, or that of the bundle's own markers.
     markers : tuple of MarkerSpec
         Those of the panel that could be read, in its order.
     """
     file = validated(BundleFile, dict(values), problems)
     problems += _not_hashed(values)
-    panel = PANELS.get(str(values.get("panel")))
     tables = values.get("marker")
-    if panel is None or not isinstance(tables, list):
-        return file, ()
+    if "panel" not in values or not isinstance(tables, list):
+        return file, None, ()
+    panel, wrong = _panel(str(values["panel"]), tables)
+    problems += wrong
+    if panel is None:
+        return file, None, ()
     named = [(str(t.get("name")), t) for t in tables if isinstance(t, dict)]
     by_name = dict(named)
     twice = Counter(name for name, _ in named).items()
@@ -229,7 +236,15 @@ def read_file(
         if name not in panel.names
     ]
     problems += _never_reached(specs, panel)
-    return file, specs
+    return file, panel, specs
+
+
+def _panel(name: str, tables: list[Any]) -> tuple[Panel | None, list[str]]:
+    """The bundle's panel, and what is wrong with it."""
+    whole = all(isinstance(t, dict) and "name" in t for t in tables)
+    own = whole and any("color" in t for t in tables)
+    found, problems = panel_of(name, tables if own else [])
+    return found, problems
 
 
 def read_marker(values: Mapping[str, Any], problems: list[str]) -> MarkerSpec | None:

@@ -16,7 +16,7 @@ from lymphinfer.bundles.evidence import (
     OperatingPoint,
 )
 from lymphinfer.errors import BundleError
-from lymphinfer.panel import PANELS, Panel
+from lymphinfer.panel import Panel
 from lymphinfer.textfiles import decode, encoding_problem
 
 __all__ = [
@@ -188,15 +188,15 @@ def read_manifest(folder: Path) -> BundleManifest:
     from lymphinfer.bundles.manifest_file import read_file
 
     problems: list[str] = []
-    found, markers = read_file(values, problems)
-    if problems or found is None:
+    found, panel, markers = read_file(values, problems)
+    if problems or found is None or panel is None:
         raise BundleError(f"{path}: " + "; ".join(problems))
     return BundleManifest(
         name=found.name,
         version=found.version,
         summary=found.summary,
         licence=found.licence,
-        panel=PANELS[found.panel],
+        panel=panel,
         mpp=float(found.mpp),
         files=found.files,
         detector=values["detector"],

@@ -15,6 +15,7 @@ from torch import nn
 from lymphinfer.bundles.schema import MANIFEST, SCHEMA_VERSION, BundleManifest, MarkerSpec
 from lymphinfer.bundles.schema import read_manifest as _read_manifest
 from lymphinfer.downloading import sha256_of
+from lymphinfer.panel import PANELS, Panel
 
 
 def write_bundle(
@@ -25,6 +26,7 @@ def write_bundle(
     detector: Mapping[str, Any],
     classifier: Mapping[str, Any],
     markers: list[MarkerSpec],
+    panel: Panel | None = None,
     half: bool = True,
 ) -> BundleManifest:
     """Write weights and manifest.
@@ -40,6 +42,8 @@ def write_bundle(
     detector, classifier : mapping
         Tables as `lymphinfer.bundles.loading` reads them.
     markers : list of MarkerSpec
+    panel : Panel, optional
+        Where it is none of LymphInfer's: parents and colours go into the manifest.
     half : bool
         Store float16: half the size, differences far below the networks' own noise.
 
@@ -63,10 +67,18 @@ def write_bundle(
         "files": {name: sha256_of(folder / name) for name in modules},
         "detector": dict(detector),
         "classifier": dict(classifier),
-        "marker": [_marker_table(marker) for marker in markers],
+        "marker": [{**_marker_table(marker), **_of_panel(marker, panel)} for marker in markers],
     }
     (folder / MANIFEST).write_bytes(tomli_w.dumps(document).encode())
     return _read_manifest(folder)
+
+
+def _of_panel(marker: MarkerSpec, panel: Panel | None) -> dict[str, Any]:
+    """What makes a panel of one's own of its markers' tables."""
+    if panel is None or PANELS.get(panel.name) == panel:
+        return {}
+    own = panel.described()[panel.index(marker.name)]
+    return {key: value for key, value in own.items() if value}
 
 
 def _marker_table(marker: MarkerSpec) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from lymphinfer import __version__
-from lymphinfer.cli import gate, orion, weights
+from lymphinfer.cli import cohort, gate, orion, weights
 from lymphinfer.cli.doctor import doctor
 from lymphinfer.cli.evaluate import evaluate
 from lymphinfer.cli.experiments import patch_size_study, table1
@@ -49,6 +49,7 @@ app.command()(regions)
 for command in (simulate, retrain, train_detector, evaluate, table1, patch_size_study):
     app.command()(command)
 app.add_typer(orion.app, name="orion")
+app.add_typer(cohort.app, name="cohort")
 app.add_typer(gate.app, name="gate")
 app.add_typer(weights.app, name="weights")
 

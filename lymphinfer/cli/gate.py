@@ -37,6 +37,7 @@ class Autofluorescence(StrEnum):
 COHORT = typer.Argument(metavar="COHORT", help="The cohort's folder.")
 GATES = typer.Option("--gates", "-g", help="The gates file.")
 SLIDES = typer.Option("--slides", "-s", help="Slides, such as CRC01,CRC33_01. Default: all.")
+PANEL = typer.Option("--panel", help="Markers by a panel's name. Default: the cohort's own.")
 
 
 @app.command()
@@ -44,6 +45,7 @@ def propose(
     cohort: Annotated[Path, COHORT],
     gates: Annotated[Path, GATES] = Path("gates.toml"),
     slides: Annotated[str | None, SLIDES] = None,
+    panel: Annotated[str, PANEL] = "",
     af: Annotated[
         Autofluorescence,
         typer.Option(help="Remove autofluorescence by slide, by published numbers, or not."),
@@ -59,13 +61,13 @@ def propose(
     from lymphinfer.orion.autofluorescence import AfMethod
     from lymphinfer.orion.gates_file import read_gates, write_gates
     from lymphinfer.orion.gating import propose_cohort
-    from lymphinfer.panel import TCELL_PANEL
 
     existing = read_gates(gates) if gates.exists() else None
+    opened = _open(cohort, slides)
     with progress_bar() as progress:
         proposed, proposals = propose_cohort(
-            _open(cohort, slides),
-            TCELL_PANEL,
+            opened,
+            opened.layout.panel_named(panel),
             existing=existing,
             redo=redo,
             af=AfMethod(af.value),
@@ -90,18 +92,19 @@ def show(
     gates: Annotated[Path, GATES] = Path("gates.toml"),
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the PNGs.")] = Path("gates"),
     slides: Annotated[str | None, SLIDES] = None,
+    panel: Annotated[str, PANEL] = "",
 ) -> None:
     """Draw each slide's histograms with the four ranges, a PNG a slide."""
     from lymphinfer.orion.gates_file import read_gates
     from lymphinfer.orion.gating import show_gates
-    from lymphinfer.panel import TCELL_PANEL
 
     opened = _open(cohort, slides)
+    chosen = opened.layout.panel_named(panel)
     with progress_bar() as progress:
         paths = show_gates(
             opened,
-            read_gates(gates, opened.folders, TCELL_PANEL.names),
-            TCELL_PANEL,
+            read_gates(gates, opened.folders, chosen.names),
+            chosen,
             out,
             progress,
         )
@@ -113,6 +116,7 @@ def serve(
     cohort: Annotated[Path, typer.Option("--cohort", "-c", help="The cohort's folder.")],
     gates: Annotated[Path, GATES] = Path("gates.toml"),
     slides: Annotated[str | None, SLIDES] = None,
+    panel: Annotated[str, PANEL] = "",
     who: Annotated[
         str | None,
         typer.Option(help="Who sets the gates, as the file is to say. Default: the user's name."),
@@ -129,7 +133,6 @@ def serve(
 
     Start from `lymphinfer gate propose`. Ctrl+C ends it.
     """
-    from lymphinfer.panel import TCELL_PANEL
     from lymphinfer.web.serve import serve_gates
 
     def ready(url: str) -> None:
@@ -139,9 +142,9 @@ def serve(
 
             webbrowser.open(url)
 
-    serve_gates(
-        _open(cohort, slides), gates, TCELL_PANEL, who=who, host=host, port=port, ready=ready
-    )
+    opened = _open(cohort, slides)
+    chosen = opened.layout.panel_named(panel)
+    serve_gates(opened, gates, chosen, who=who, host=host, port=port, ready=ready)
 
 
 @app.command()
@@ -152,20 +155,21 @@ def apply(
         Path | None, typer.Option("--out", "-o", help="Folder for the labels, Parquet a slide.")
     ] = None,
     slides: Annotated[str | None, SLIDES] = None,
+    panel: Annotated[str, PANEL] = "",
 ) -> None:
     """Label every cell and report the counts; on a simulated cohort also how right they are."""
     from lymphinfer.orion.gates_file import read_gates
     from lymphinfer.orion.gating import apply_gates
     from lymphinfer.orion.labels import CURATION_RULE
     from lymphinfer.orion.truth import pool_quality
-    from lymphinfer.panel import TCELL_PANEL
 
     opened = _open(cohort, slides)
+    chosen = opened.layout.panel_named(panel)
     with progress_bar() as progress:
         gated = apply_gates(
             opened,
-            read_gates(gates, opened.folders, TCELL_PANEL.names),
-            TCELL_PANEL,
+            read_gates(gates, opened.folders, chosen.names),
+            chosen,
             out,
             progress,
         )

@@ -14,7 +14,7 @@ from lymphinfer.cells.naming import BATCH_JSON, PARTS, SUMMARY
 from lymphinfer.cells.parts import is_done, list_parts, open_parquet, read_parts
 from lymphinfer.cells.provenance import provenance
 from lymphinfer.errors import ResultError
-from lymphinfer.panel import PANELS, Panel
+from lymphinfer.panel import Panel, panel_of
 from lymphinfer.version import __version__
 
 LEARNED = ("stain", "morphology", "simulated", "measured")
@@ -177,7 +177,9 @@ def open_result(folder: Path) -> Result:
     path = folder / SUMMARY
     try:
         summary = json.loads(path.read_text("utf-8"))
-        panel = PANELS[summary["panel"]]
+        panel, unknown = panel_of(summary["panel"], summary.get("panel_markers", []))
+        if panel is None:
+            raise ValueError("; ".join(unknown))
         result = Result(folder, summary, panel)
         # What every view needs, touched once here, so that a foreign file is told at once.
         _ = (result.name, result.stem, result.mpp, result.dimensions, result.evidence)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from lymphinfer.cells.files import atomic_write
 from lymphinfer.cells.table import read_calls
-from lymphinfer.panel import OTHER, Panel
+from lymphinfer.panel import OTHER, PANELS, Panel
 from lymphinfer.textfiles import json_bytes
 from lymphinfer.version import __version__
 
@@ -158,6 +158,7 @@ def summarise(
         "slide": dict(slide),
         "bundle": dict(bundle),
         "panel": panel.name,
+        **({} if PANELS.get(panel.name) == panel else {"panel_markers": panel.described()}),
         "warnings": list(warnings),
         "tissue_mm2": _rounded(tissue_mm2),
         "nuclei": counts.nuclei,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from lymphinfer.errors import BundleError
 from lymphinfer.markers.calibration import Calibration
 from lymphinfer.markers.classifier import MarkerClassifier, classify_patches
+from lymphinfer.markers.patches import cut_patches, resampled
 from lymphinfer.markers.two_scale import FarScale, TwoScaleHead
 from lymphinfer.nuclei.detector import Detection
 
@@ -56,6 +58,8 @@ class MarkerModel:
         Of a ``two-scale`` bundle, on the CPU.
     far : FarScale, optional
         What sees the neighbourhoods for it.
+    patch_zoom : float
+        Pixels of the working pixel size along one of a patch.
     """
 
     bundle: str
@@ -67,11 +71,36 @@ class MarkerModel:
     run: Callable[[Tensor], Tensor] | None = None
     head: TwoScaleHead | None = None
     far: FarScale | None = None
+    patch_zoom: float = 1.0
+
+    @property
+    def patch_reach_px(self) -> int:
+        """What a patch sees to each side of its nucleus, px at the working pixel size."""
+        return math.ceil(self.patch_px / 2 * self.patch_zoom)
 
     @property
     def patch_px(self) -> int:
         """Side of the patches it wants, px; 0 for none."""
         return 0 if self.classifier is None else self.classifier.config.patch_px
+
+    def patches(self, pixels: NDArray[np.uint8], centers: NDArray[np.float64]) -> NDArray[np.uint8]:
+        """Patches of nuclei, at the patches' own pixel size.
+
+        Parameters
+        ----------
+        pixels : ndarray of uint8, (H, W, 3)
+            At the working pixel size.
+        centers : ndarray of float64, (N, 2)
+            Nuclei (x, y), px, the first pixel's outer corner at (0, 0).
+
+        Returns
+        -------
+        ndarray of uint8, (N, patch_px, patch_px, 3)
+        """
+        if self.patch_zoom == 1:
+            return cut_patches(pixels, centers - 0.5, self.patch_px)
+        scale = 1 / self.patch_zoom
+        return cut_patches(resampled(pixels, scale), centers * scale - 0.5, self.patch_px)
 
     def logits(
         self,

@@ -2,9 +2,39 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
+
+
+def resampled(pixels: NDArray[np.uint8], scale: float) -> NDArray[np.uint8]:
+    """Pixels at another size, each the mean of the area that it covers.
+
+    Parameters
+    ----------
+    pixels : ndarray of uint8, (H, W, 3)
+    scale : float
+        New pixels for each old one.
+
+    Returns
+    -------
+    ndarray of uint8, (H * scale, W * scale, 3)
+        The last row and column may reach over the edge, where the picture ends.
+    """
+    from PIL import Image
+
+    height, width = pixels.shape[:2]
+    size = max(math.ceil(width * scale), 1), max(math.ceil(height * scale), 1)
+    box = (0, 0, min(size[0] / scale, width), min(size[1] / scale, height))
+    # A box that ends within the last pixel would stretch the picture: it is drawn out instead.
+    pad = math.ceil(size[1] / scale) - height, math.ceil(size[0] / scale) - width
+    if max(pad) > 0:
+        pixels = np.pad(pixels, ((0, max(pad[0], 0)), (0, max(pad[1], 0)), (0, 0)), mode="edge")
+        box = (0, 0, size[0] / scale, size[1] / scale)
+    image = Image.fromarray(pixels).resize(size, Image.Resampling.BOX, box=box)
+    return np.asarray(image)
 
 
 def cut_patches(

@@ -8,13 +8,12 @@ from enum import StrEnum
 import numpy as np
 
 from lymphinfer.orion.gates import AfCorrection
+from lymphinfer.orion.layout import orion_layout
 from lymphinfer.orion.mixture import Values, find_background
 
 PUBLISHED_AF: Mapping[str, AfCorrection] = {
-    "CD45": AfCorrection(0.556, -157.4),
-    "CD3e": AfCorrection(1.176, -101.9),
-    "CD4": AfCorrection(0.259, -222.2),
-    "CD8a": AfCorrection(0.706, -102.9),
+    name: AfCorrection(entry.lambda_, entry.beta)
+    for name, entry in orion_layout().file.autofluorescence.items()
 }
 """Corrections by channel that another group used for the whole cohort (ORION's data contract)."""
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lymphinfer.errors import DataError
+from lymphinfer.orion.layout import AUTOFLUORESCENCE, BLANK, TableFormat, orion_layout
 from lymphinfer.orion.manifest import CHANNELS
 from lymphinfer.orion.table_header import TableHeader, read_header
 from lymphinfer.textfiles import is_utf8
@@ -19,7 +20,16 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyarrow import csv
 
-AUTOFLUORESCENCE, BLANK = "AF1", "Argo550"
+__all__ = [
+    "AUTOFLUORESCENCE",
+    "BLANK",
+    "COLUMNS",
+    "CellTable",
+    "cell_problems",
+    "load_cells",
+    "read_cells",
+]
+
 ID, X, Y = "CellID", "X_centroid", "Y_centroid"
 SHAPE_COLUMNS = (
     *("Area", "MajorAxisLength", "MinorAxisLength", "Eccentricity", "Solidity", "Extent"),
@@ -27,6 +37,8 @@ SHAPE_COLUMNS = (
 )
 COLUMNS = (ID, *CHANNELS, X, Y, *SHAPE_COLUMNS)
 """The 29 columns of a cell table."""
+
+ORION_FORMAT = orion_layout().table_format(1.0)
 
 _BLOCK_BYTES = 8 << 20
 _NAMED = 5
@@ -77,7 +89,7 @@ def missing_columns(path: Path, needed: Sequence[str]) -> list[str]:
     return [name for name in needed if name.casefold() not in present]
 
 
-def read_cells(path: Path, channels: Sequence[str]) -> CellTable:
+def read_cells(path: Path, channels: Sequence[str], form: TableFormat | None = None) -> CellTable:
     """Read identifiers, centroids and some channels of a cell table.
 
     The file is parsed in blocks of 8 MiB and only the wanted columns are converted: 1.6 M rows
@@ -89,7 +101,10 @@ def read_cells(path: Path, channels: Sequence[str]) -> CellTable:
     path : Path
         The CSV.
     channels : sequence of str
-        Names of intensity columns.
+        Names of channels, or of markers whose channel the format knows. `AUTOFLUORESCENCE` and
+        `BLANK` are left out where the cohort has no such channel.
+    form : TableFormat, optional
+        How the table is written; as ORION's where None.
 
     Returns
     -------
@@ -104,14 +119,16 @@ def read_cells(path: Path, channels: Sequence[str]) -> CellTable:
     import pyarrow as pa
 
     header = read_header(path)
-    wanted = list(dict.fromkeys((ID, X, Y, *channels)))
-    places, missing, repeated = header.places(wanted)
+    form = ORION_FORMAT if form is None else form
+    own = {name: form.column(name) for name in channels if name not in form.lacks}
+    places, missing, repeated = header.places(
+        [*([form.id] if form.id else []), form.x, form.y, *dict.fromkeys(own.values())]
+    )
     if missing or repeated:
         problems = [f"no column {', '.join(missing)}"] if missing else []
         problems += [f"column {', '.join(repeated)} stands there twice"] if repeated else []
         raise DataError(
-            f"{path}: {' and '.join(problems)}. A cell table of ORION has the columns "
-            f"{', '.join(COLUMNS)}; this one has "
+            f"{path}: {' and '.join(problems)}. {_has(form)}; this one has "
             f"{', '.join(name or '(no name)' for name in header.names)}."
         )
     bad_rows: list[str] = []
@@ -123,15 +140,24 @@ def read_cells(path: Path, channels: Sequence[str]) -> CellTable:
     if bad_rows:
         raise _damaged(path, bad_rows)
     columns = _without_blank_rows(table)
-    if not len(columns[ID]):
+    rows = len(columns[form.x])
+    if not rows:
         raise DataError(f"{path}: the cell table has no rows. Download it again.")
     return CellTable(
         path,
-        _whole_numbers(path, columns[ID]),
-        columns[X],
-        columns[Y],
-        {name: columns[name] for name in channels},
+        _whole_numbers(path, columns[form.id]) if form.id else np.arange(1, rows + 1),
+        columns[form.x] * form.scale + form.shift,
+        columns[form.y] * form.scale + form.shift,
+        {name: columns[column] for name, column in own.items()},
     )
+
+
+def _has(form: TableFormat) -> str:
+    """What a table of a format has, for a message."""
+    if form is ORION_FORMAT:
+        return f"A cell table of ORION has the columns {', '.join(COLUMNS)}"
+    known = (form.id, form.x, form.y, *(form.column(name) for name in form.channels))
+    return f"By cohort.toml it has the columns {', '.join(name for name in known if name)}"
 
 
 def _numbers(
@@ -210,7 +236,7 @@ def _is_number(value: str | None) -> bool:
 
 def _without_blank_rows(columns: dict[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
     """Columns without the rows at the end that hold nothing, as spreadsheets leave them."""
-    full = np.zeros(len(columns[ID]), bool)
+    full = np.zeros(len(next(iter(columns.values()))), bool)
     for values in columns.values():
         full |= ~np.isnan(values)
     last = int(np.flatnonzero(full)[-1]) + 1 if full.any() else len(full)
@@ -278,7 +304,10 @@ def cell_problems(cells: CellTable, size_level0: tuple[int, int] | None = None) 
 
 
 def load_cells(
-    path: Path, channels: Sequence[str], size_level0: tuple[int, int] | None = None
+    path: Path,
+    channels: Sequence[str],
+    size_level0: tuple[int, int] | None = None,
+    form: TableFormat | None = None,
 ) -> CellTable:
     """Read a table that is fit for gating: `read_cells`, then `cell_problems`.
 
@@ -287,7 +316,7 @@ def load_cells(
     DataError
         With every problem found.
     """
-    cells = read_cells(path, channels)
+    cells = read_cells(path, channels, form)
     problems = cell_problems(cells, size_level0)
     if problems:
         raise DataError("\n".join(problems))

@@ -9,10 +9,14 @@ from pathlib import Path
 
 from lymphinfer.errors import DataError
 from lymphinfer.orion.celltable import COLUMNS, cell_problems, read_cells
-from lymphinfer.orion.cohort import MPP_TOLERANCE, ORION_MPP, find_files
+from lymphinfer.orion.cohort import MPP_TOLERANCE, OrionSlide, find_files, scan_cohort
 from lymphinfer.orion.image_check import ImageFacts, channel_problems, inspect_image
-from lymphinfer.orion.manifest import CHANNELS, patient_of
+from lymphinfer.orion.layout import Layout, TableFormat, find_layout
+from lymphinfer.orion.manifest import patient_of
 from lymphinfer.orion.table_header import read_header
+
+_ALSO = {"mask": ("uint8", "uint16", "int64", "uint64"), "if": ("uint8", "float32")}
+"""Types of pixels that a cohort other than ORION may have, too."""
 
 
 @dataclass(frozen=True)
@@ -80,19 +84,59 @@ def check_cohort(
     -------
     CheckReport
     """
-    folders, errors = find_files(root)
+    errors: list[str] = []
     warnings: list[str] = []
+    found = _slides(Path(root), errors)
     facts = []
-    for done, (folder, files) in enumerate(folders.items(), start=1):
-        facts.append(_check_slide(folder.name, files, errors, warnings))
+    for done, slide in enumerate(found, start=1):
+        facts.append(_check_slide(slide, errors, warnings))
         if progress is not None:
-            progress(folder.name, done, len(folders))
-    return CheckReport(tuple(facts), tuple(errors), tuple(warnings))
+            progress(slide.folder, done, len(found))
+    return CheckReport(tuple(facts), tuple(errors), tuple(dict.fromkeys(warnings)))
 
 
-def _check_slide(
-    folder: str, files: Mapping[str, Path], errors: list[str], warnings: list[str]
-) -> SlideFacts:
+@dataclass(frozen=True)
+class _Found:
+    """A slide to check: the files that are there, and the cohort's layout."""
+
+    folder: str
+    patient: str
+    files: Mapping[str, Path]
+    layout: Layout
+    mpp: float
+    own_frame: bool = False
+
+    @property
+    def form(self) -> TableFormat:
+        return self.layout.table_format(self.mpp)
+
+
+def _slides(root: Path, errors: list[str]) -> list[_Found]:
+    try:
+        layout = find_layout(root)
+    except DataError as error:
+        errors.append(str(error))
+        return []
+    mpp = layout.file.mpp
+    if not layout.file.slide:
+        folders, problems = find_files(root, layout)
+        errors += problems
+        return [_Found(f.name, patient_of(f.name), own, layout, mpp) for f, own in folders.items()]
+    cohort, problems = scan_cohort(root)
+    errors += problems
+    return [
+        _Found(s.folder, s.patient, _there(s), layout, s.mpp or mpp, s.to_if is not None)
+        for s in cohort.slides
+    ]
+
+
+def _there(slide: OrionSlide) -> dict[str, Path]:
+    named = {"he": slide.he, "cells": slide.cells, "mask": slide.mask, "if": slide.if_}
+    return {kind: path for kind, path in named.items() if path is not None and path.is_file()}
+
+
+def _check_slide(slide: _Found, errors: list[str], warnings: list[str]) -> SlideFacts:
+    folder, files = slide.folder, slide.files
     he: ImageFacts | None = None
     if "he" in files:
         he, wrong = inspect_image(files["he"])
@@ -103,47 +147,54 @@ def _check_slide(
                 f"{he.path}: {he.channels} channels of {he.dtype}, where the H&E has 3 of uint8. "
                 "Is it the right file?"
             )
-        warnings += _mpp_warnings(he)
+        warnings += _mpp_warnings(he, slide)
     for kind in ("mask", "if"):
         if kind in files:
-            errors += _check_fellow(kind, *inspect_image(files[kind]), he)
+            errors += _check_fellow(kind, *inspect_image(files[kind]), he, slide)
     if "markers" in files:
         errors += channel_problems(files["markers"])
     size = None if he is None else (he.width, he.height)
-    cells = _check_cells(files["cells"], size, errors, warnings) if "cells" in files else None
+    cells = _check_cells(slide, size, errors, warnings) if "cells" in files else None
     mpp = None if he is None else he.mpp
-    return SlideFacts(folder, patient_of(folder), size, mpp, cells, tuple(files))
+    return SlideFacts(folder, slide.patient, size, mpp, cells, tuple(files))
 
 
-def _mpp_warnings(image: ImageFacts) -> list[str]:
+def _mpp_warnings(image: ImageFacts, slide: _Found) -> list[str]:
     if image.mpp is None:
-        return [f"{image.path}: states no pixel size; {ORION_MPP} µm/px is taken."]
-    if abs(image.mpp / ORION_MPP - 1) > MPP_TOLERANCE:
+        return [f"{image.path}: states no pixel size; {slide.mpp:g} µm/px is taken."]
+    if abs(image.mpp / slide.mpp - 1) > MPP_TOLERANCE:
+        whose = "ORION's" if slide.layout.is_orion else "the cohort's"
         return [
-            f"{image.path}: its OME-XML says {image.mpp:.4g} µm/px, {ORION_MPP} is ORION's. The "
+            f"{image.path}: its OME-XML says {image.mpp:.4g} µm/px, {slide.mpp:g} is {whose}. The "
             "file is believed; if it is wrong, cells will be seen at a wrong size."
         ]
     return []
 
 
 def _check_fellow(
-    kind: str, image: ImageFacts | None, wrong: list[str], he: ImageFacts | None
+    kind: str, image: ImageFacts | None, wrong: list[str], he: ImageFacts | None, slide: _Found
 ) -> list[str]:
     """Problems of a mask or an immunofluorescence image beside its H&E."""
     problems = list(wrong)
     if image is None:
         return problems
-    channels, dtypes = (1, ("int32", "uint32")) if kind == "mask" else (len(CHANNELS), ("uint16",))
+    planes = len(slide.layout.channels)
+    channels, dtypes = (1, ("int32", "uint32")) if kind == "mask" else (planes, ("uint16",))
+    if not slide.layout.is_orion:
+        dtypes = (*dtypes, *_ALSO[kind])
     if image.channels != channels or image.dtype not in dtypes:
         problems.append(
             f"{image.path}: {image.channels} channels of {image.dtype}, where {channels} of "
             f"{dtypes[0]} are expected. Is it the right file?"
         )
+    if kind == "if" and slide.own_frame:
+        return problems
     if he is not None and (image.width, image.height) != (he.width, he.height):
         problems.append(
             f"{image.path}: {image.width:,} x {image.height:,} px, but the H&E {he.path.name} has "
             f"{he.width:,} x {he.height:,}. They must be of the same section and registered: check "
-            "that no file of another slide is in the folder."
+            "that no file of another slide is in the folder, or register them: "
+            "`lymphinfer cohort register`."
         )
     if he is not None and image.mpp and he.mpp and abs(image.mpp / he.mpp - 1) > MPP_TOLERANCE:
         problems.append(
@@ -153,22 +204,27 @@ def _check_fellow(
 
 
 def _check_cells(
-    path: Path, size: tuple[int, int] | None, errors: list[str], warnings: list[str]
+    slide: _Found, size: tuple[int, int] | None, errors: list[str], warnings: list[str]
 ) -> int | None:
+    path, form, orion = slide.files["cells"], slide.form, slide.layout.is_orion
+    own = [form.column(name) for name in form.channels]
+    wanted = COLUMNS if orion else tuple(n for n in (form.id, *own, form.x, form.y) if n)
     try:
         header = read_header(path)
-        places, missing, repeated = header.places(COLUMNS)
-        known = {name.casefold() for name in COLUMNS}
+        places, missing, repeated = header.places(wanted)
+        known = {name.casefold() for name in wanted}
         unknown = [n for n in dict.fromkeys(header.names) if n and n.casefold() not in known]
         if missing:
-            errors.append(f"{path}: no column {', '.join(missing)}. Download it again.")
+            fix = "Download it again." if orion else "See [cells] in cohort.toml."
+            errors.append(f"{path}: no column {', '.join(missing)}. {fix}")
         if repeated:
             errors.append(f"{path}: column {', '.join(repeated)} stands there twice.")
-        if unknown:
+        if unknown and orion:
             warnings.append(f"{path}: unknown column {', '.join(unknown)}, not used.")
         if repeated:
             return None
-        cells = read_cells(path, [name for name in CHANNELS if name in places])
+        there = [name for name in form.channels if form.column(name) in places]
+        cells = read_cells(path, there, form)
     except DataError as error:
         if str(error) not in errors:
             errors.append(str(error))

@@ -155,7 +155,9 @@ def _plan(
             try:
                 with slide.open_he() as image:
                     size = image.dimensions
-                labelled.append(load_labelled(slide.cells, gates.slides[slide.folder], panel, size))
+                own = gates.slides[slide.folder]
+                form = slide.table_format
+                labelled.append(load_labelled(slide.cells, own, panel, size, form))
             except LymphinferError as error:
                 problems.append(str(error))
         if len(labelled) < len(slides):

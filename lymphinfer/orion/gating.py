@@ -89,9 +89,15 @@ def propose_cohort(
         before = slides.get(slide.folder)
         own = before.markers if before is not None and not redo else {}
         keep = {m: g for m, g in own.items() if not g.set_by.startswith(PROPOSED_BY)}
-        cells = load_cells(slide.cells, proposal_channels(panel))
+        cells = load_cells(slide.cells, proposal_channels(panel), None, slide.table_format)
         gates, proposals[slide.folder] = propose_slide(
-            cells, panel, af=af, confidence=confidence, seed=seed, keep=keep
+            cells,
+            panel,
+            af=af,
+            confidence=confidence,
+            seed=seed,
+            keep=keep,
+            image=slide.layout.file.image,
         )
         blank_max = before.blank_max if before is not None and keep else gates.blank_max
         slides[slide.folder] = SlideGates(gates.markers, blank_max)
@@ -134,7 +140,9 @@ def apply_gates(
     gated = []
 
     def apply(slide: OrionSlide) -> None:
-        cells, labels = load_labelled(slide.cells, gates.slides[slide.folder], panel)
+        cells, labels = load_labelled(
+            slide.cells, gates.slides[slide.folder], panel, None, slide.table_format
+        )
         quality = None
         if slide.truth is not None:
             truth = read_truth(slide.truth, cells.cell_id, panel)
@@ -162,7 +170,7 @@ def show_gates(
 
     def show(slide: OrionSlide) -> None:
         own = gates.slides[slide.folder]
-        cells = load_cells(slide.cells, needed_channels(own, panel))
+        cells = load_cells(slide.cells, needed_channels(own, panel), None, slide.table_format)
         paths.append(out / f"{slide.folder}.png")
         save_figure(draw_gates(cells, own, panel, slide.folder), paths[-1])
 

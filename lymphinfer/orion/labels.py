@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from lymphinfer.errors import DataError
 from lymphinfer.orion.celltable import AUTOFLUORESCENCE, BLANK, CellTable, load_cells
 from lymphinfer.orion.gates import Gate, SlideGates
+from lymphinfer.orion.layout import TableFormat
 from lymphinfer.panel import Panel
 
 POSITIVE, NEGATIVE, UNKNOWN = 1, 0, -1
@@ -68,7 +69,22 @@ class SlideLabels:
 def gate_values(cells: CellTable, marker: str, gate: Gate) -> NDArray[np.float64]:
     """Intensities that a gate's thresholds apply to, float64 (N,): raw, or AF-corrected."""
     raw = cells.intensities[marker]
-    return raw if gate.af is None else gate.af.apply(raw, cells.intensities[AUTOFLUORESCENCE])
+    if gate.af is None:
+        return raw
+    if AUTOFLUORESCENCE not in cells.intensities:
+        raise DataError(
+            f"{cells.path}: the gate of {marker} takes autofluorescence off, but the cohort names "
+            "no such channel. Name it in cohort.toml ([image] autofluorescence), or remove the "
+            "gate's af table."
+        )
+    return gate.af.apply(raw, cells.intensities[AUTOFLUORESCENCE])
+
+
+def usable_cells(cells: CellTable, blank_max: float | None) -> NDArray[np.bool_]:
+    """Cells that are no artefact, bool (N,): all, where there is no blank channel or no limit."""
+    if blank_max is None or BLANK not in cells.intensities:
+        return np.ones(len(cells), bool)
+    return cells.intensities[BLANK] <= blank_max
 
 
 def apply_gate(values: NDArray[np.floating], gate: Gate) -> Labels:
@@ -144,9 +160,7 @@ def label_cells(cells: CellTable, gates: SlideGates, panel: Panel) -> SlideLabel
         raise DataError(f"{cells.path}: no gate for {', '.join(absent)} in the gates file.")
     gated = np.empty((len(cells), len(panel)), np.int8)
     overexposed = np.zeros((len(cells), len(panel)), bool)
-    artefact = np.zeros(len(cells), bool)
-    if gates.blank_max is not None:
-        artefact = cells.intensities[BLANK] > gates.blank_max
+    artefact = ~usable_cells(cells, gates.blank_max)
     for column, name in enumerate(panel.names):
         gate = gates.markers[name]
         values = gate_values(cells, name, gate)
@@ -188,7 +202,8 @@ def load_labelled(
     gates: SlideGates,
     panel: Panel,
     size_level0: tuple[int, int] | None = None,
+    form: TableFormat | None = None,
 ) -> tuple[CellTable, SlideLabels]:
     """Read a cell table and label it; see `load_cells` and `label_cells`."""
-    cells = load_cells(path, needed_channels(gates, panel), size_level0)
+    cells = load_cells(path, needed_channels(gates, panel), size_level0, form)
     return cells, label_cells(cells, gates, panel)

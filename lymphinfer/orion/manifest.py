@@ -14,23 +14,15 @@ from functools import cache
 from importlib.resources import files
 
 from lymphinfer.errors import DataError
+from lymphinfer.orion.layout import orion_layout
 
 KINDS = ("he", "cells", "mask", "if", "markers")
 """Kinds of file: H&E, cell table, cell mask, immunofluorescence, channel names."""
 
-PATTERNS = {
-    "he": "*-registered.ome.tif",
-    "cells": "P*_S*.csv",
-    "mask": "*-mask.ome.tif",
-    "if": "*-zlib.ome.tiff",
-    "markers": "markers.csv",
-}
+PATTERNS = orion_layout().file.files.patterns()
 """By what a folder's file of each kind is found; exactly one must match."""
 
-CHANNELS = (
-    *("Hoechst", "AF1", "CD31", "CD45", "CD68", "Argo550", "CD4", "FOXP3", "CD8a", "CD45RO"),
-    *("CD20", "PD-L1", "CD3e", "CD163", "E-cadherin", "PD-1", "Ki67", "Pan-CK", "SMA"),
-)
+CHANNELS = orion_layout().channels
 """Channels of the immunofluorescence, in order."""
 
 _GIB, _MIB = 1 << 30, 1 << 20

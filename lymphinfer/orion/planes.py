@@ -14,16 +14,20 @@ from lymphinfer.errors import SlideError
 
 
 class Planes:
-    """Level 0 of an OME-TIFF's largest image, plane by plane. Threads may share it.
+    """A level of an OME-TIFF's largest image, plane by plane. Threads may share it.
 
     Parameters
     ----------
     path : Path
+    level : int
+        Of the pyramid; 0 is the finest.
 
     Attributes
     ----------
     size : tuple of int
         (width, height), px.
+    level_sizes : tuple of tuple of int
+        Of every level of the pyramid.
 
     Raises
     ------
@@ -31,7 +35,7 @@ class Planes:
         No such image.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, level: int = 0) -> None:
         from tifffile import TiffFile
 
         self.path = path
@@ -39,14 +43,15 @@ class Planes:
         try:
             self._tif = TiffFile(path)
             series = max(self._tif.series, key=lambda image: int(np.prod(image.shape)))
-            axes = dict(zip(series.axes, series.shape, strict=True))
-            self._pages: list[Any] = list(series.levels[0].pages)
+            shapes = [dict(zip(one.axes, one.shape, strict=True)) for one in series.levels]
+            self._pages: list[Any] = list(series.levels[level].pages)
         # tifffile raises whatever a damaged file leads it into.
         except Exception as error:
             raise SlideError(
                 f"{path}: cannot be read as a TIFF ({error}). Download it again."
             ) from error
-        self.size: tuple[int, int] = (axes.get("X", 0), axes.get("Y", 0))
+        self.level_sizes = tuple((int(s.get("X", 0)), int(s.get("Y", 0))) for s in shapes)
+        self.size: tuple[int, int] = self.level_sizes[level]
 
     def __len__(self) -> int:
         return len(self._pages)
@@ -69,7 +74,7 @@ class Planes:
         ----------
         plane : int
         x, y, width, height : int
-            Rectangle, level-0 px; any.
+            Rectangle, px of the level; any.
 
         Returns
         -------

@@ -20,7 +20,6 @@ from lymphinfer.bundles.loading import Bundle
 from lymphinfer.cells.outlines import Rings, centroids, clean
 from lymphinfer.cells.table import build_table
 from lymphinfer.markers.hierarchy import apply_hierarchy, call_phenotypes
-from lymphinfer.markers.patches import cut_patches
 from lymphinfer.markers.two_scale import FarMap, FarScale, mirrored
 from lymphinfer.nuclei.detector import Detection, polygon_centroids
 from lymphinfer.predict.memory import CarefulDevice
@@ -257,11 +256,10 @@ class TilePipeline:
                 inside = np.flatnonzero(self.roi.contains(x, y))
                 rings, detection = rings.take(inside), detection.take(inside)
                 centers, centers_level0 = centers[inside], centers_level0[inside]
-        size = self.bundle.markers.patch_px
-        patches = None
-        if size:
+        markers, patches = self.bundle.markers, None
+        if markers.patch_px:
             with self.clock("patches"):
-                patches = cut_patches(pixels, centers - 0.5, size)
+                patches = markers.patches(pixels, centers)
         return TileNuclei(rings, detection, patches, centers_level0, cleaned.dropped)
 
     def _table(self, shard: _ShardInProgress) -> pa.Table:

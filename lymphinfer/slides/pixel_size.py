@@ -12,6 +12,8 @@ from lymphinfer.errors import PixelSizeError
 logger = logging.getLogger(__name__)
 
 MIN_MPP, MAX_MPP = 0.1, 1.0
+MAX_PATCH_MPP = 2.0
+"""Coarsest pixel size, µm/px, at which patches around known nuclei are looked at."""
 _MAX_ANISOTROPY = 0.05
 _WARN_DIFFERENCE = 0.01
 
@@ -35,6 +37,10 @@ _UM_PER_UNIT = {
     "nanometer": 1e-3,
     "millimeter": 1e3,
 }
+
+
+class KnownSize(float):
+    """A pixel size, µm/px, that is not judged: of a scan in which no nuclei are to be found."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,7 @@ def resolve_pixel_size(path: Path, stated: StatedSize, given: float | None) -> t
         What the file says.
     given : float or None
         What the user says, µm/px; wins over the file, with a logged warning if they differ by
-        more than 1 %.
+        more than 1 %. A `KnownSize` may be of any size.
 
     Returns
     -------
@@ -87,7 +93,7 @@ def resolve_pixel_size(path: Path, stated: StatedSize, given: float | None) -> t
         No size, one outside 0.1-1.0 µm/px, or pixels more than 5 % from square.
     """
     if given is not None:
-        if not plausible(given):
+        if not isinstance(given, KnownSize) and not plausible(given):
             raise PixelSizeError(
                 f"{path}: the given pixel size of {given:g} µm/px is outside "
                 f"{MIN_MPP:g}-{MAX_MPP:g}. Give it in µm per pixel, such as --mpp 0.25 for 40x."

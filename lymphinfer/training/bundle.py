@@ -13,6 +13,7 @@ from lymphinfer.errors import DataError
 from lymphinfer.markers.classifier import MarkerClassifier
 from lymphinfer.nuclei.hovernet.detector import HoVerNetDetector
 from lymphinfer.nuclei.stardist.detector import StarDistDetector
+from lymphinfer.slides.pixel_size import MAX_MPP
 from lymphinfer.training.calibrate import usable_threshold
 from lymphinfer.training.card import write_card
 from lymphinfer.training.config import RetrainConfig
@@ -40,9 +41,11 @@ def marker_specs(inputs: Inputs, trained: Trained) -> list[MarkerSpec]:
     patients = {split: len(getattr(inputs.splits, split)) for split in ("train", "val", "test")}
     kind = "simulated cohort" if inputs.simulated else "cohort"
     tested = f"{patients[trained.split]} held-out" if trained.split == "test" else "the validation"
+    one = inputs.cohort.layout.file.one_patient
+    what = "parts of one patient's slides" if one else "patients"
     source = (
         f"{kind} {inputs.cohort.root.name}, labels by gates {inputs.gates.sha256()[:12]}; trained "
-        f"on {patients['train']} patients, tested on {tested} patients"
+        f"on {patients['train']} {what}, tested on {tested} {'parts' if one else 'patients'}"
     )
     rows = zip(
         trained.evaluation.markers,
@@ -56,7 +59,7 @@ def marker_specs(inputs: Inputs, trained: Trained) -> list[MarkerSpec]:
             evidence=evidence,
             source=source,
             threshold=usable_threshold(threshold),
-            patients=None if inputs.simulated else sum(patients.values()),
+            patients=None if inputs.simulated else 1 if one else sum(patients.values()),
             scale=calibration.scale,
             offset=calibration.offset,
             auroc=_number(m.auroc.value),
@@ -105,6 +108,8 @@ def make_bundle(
     if not isinstance(detector, (StarDistDetector, HoVerNetDetector)):
         raise DataError(f"bundle {base.manifest.name} has no detector that can be copied")
     specs = marker_specs(inputs, trained)
+    # Nuclei are not found at such a size: the detector keeps its own, and patches their size.
+    coarse = config.data.mpp > MAX_MPP
     kind = "a simulated cohort" if inputs.simulated else "immunofluorescence of the same section"
     manifest = write_bundle(
         out,
@@ -118,16 +123,18 @@ def make_bundle(
             ),
             "licence": base.manifest.licence,
             "panel": inputs.panel.name,
-            "mpp": config.data.mpp,
+            "mpp": base.manifest.mpp if coarse else config.data.mpp,
             "hierarchy": config.bundle.hierarchy,
         },
         detector={**base.manifest.detector, "file": DETECTOR_FILE},
         classifier={
             "kind": "dense" if config.bundle.dense else "patch",
             "file": CLASSIFIER_FILE,
+            **({"mpp": config.data.mpp} if coarse else {}),
             "network": trained.net.config.to_dict(),
         },
         markers=specs,
+        panel=inputs.panel,
     )
     text = write_card(manifest, base.manifest, inputs, config, trained, command=command)
     with atomic_write(out / CARD) as file:

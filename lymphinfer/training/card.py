@@ -21,6 +21,11 @@ _STAIN = """\
 *Stain*: the labels are the marker's own immunofluorescence, by gates, on the section that the H&E \
 shows. It holds for tissue like that of these patients."""
 
+_ONE = """\
+*Stain*: the labels are the marker's own immunofluorescence, by gates, on the section that the H&E \
+shows, of **one patient**. It says that a marker can be read off this H&E; it says nothing of \
+other patients. Intervals are over parts of one slide and far too narrow for others."""
+
 _LIMITS = """\
 - A probability says what a nucleus like this one turned out to be on the training slides; it is \
 no stain. Counts over areas are surer than any single cell.
@@ -61,6 +66,7 @@ def write_card(
     str
     """
     fit, model = config.fit, config.model
+    one = inputs.cohort.layout.file.one_patient
     parts = [
         f"# {manifest.name}",
         manifest.summary + ".",
@@ -69,12 +75,10 @@ def write_card(
         *([_SIMULATED] if inputs.simulated else []),
         "## Evidence",
         "\n".join(f"- **{m.name}**: {m.statement}" for m in manifest.markers),
-        *([] if inputs.simulated else [_STAIN]),
+        *([] if inputs.simulated else [_ONE if one else _STAIN]),
         "## Data",
-        f"Cohort `{inputs.cohort.root.name}`: {len(inputs.cohort.slides)} slides of "
-        f"{len(inputs.cohort.patients)} patients, in ORION's layout (Lin et al. 2023, Nature "
-        "Cancer, doi 10.1038/s43018-023-00576-1). Labels are gated immunofluorescence; "
-        f"{CURATION_RULE}. Gates sha256 `{inputs.gates.sha256()}`.",
+        f"{_cohort(inputs)} Labels are gated immunofluorescence; {CURATION_RULE}. Gates sha256 "
+        f"`{inputs.gates.sha256()}`.",
         _splits_table(inputs, trained),
         "## Training",
         f"{_network(config)}, from {trained.start}. "
@@ -101,6 +105,21 @@ def write_card(
         f"`{command}`",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _cohort(inputs: Inputs) -> str:
+    """What the cohort is, in words that do not flatter."""
+    layout, slides = inputs.cohort.layout, len(inputs.cohort.slides)
+    name, patients = f"Cohort `{inputs.cohort.root.name}`", len(inputs.cohort.patients)
+    about = f" {layout.file.about.rstrip('.')}." if layout.file.about else ""
+    if layout.is_orion:
+        return f"{name}: {slides} slides of {patients} patients, in the layout of {about[1:]}"
+    if layout.file.one_patient:
+        return (
+            f"{name}: **one patient**. {slides} parts of the slide stand in for patients: what "
+            f"is said of patients below is said of them.{about}"
+        )
+    return f"{name}: {slides} slides of {patients} patients.{about}"
 
 
 def _network(config: RetrainConfig) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from lymphinfer.slides.pixel_size import MAX_MPP, MIN_MPP
+from lymphinfer.slides.pixel_size import MAX_PATCH_MPP, MIN_MPP
 from lymphinfer.validation import Count, table
 
 
@@ -31,7 +31,8 @@ class DataConfig:
     patch_px : int
         Side of a patch, px.
     mpp : float
-        Working pixel size, µm/px.
+        Pixel size of the patches, µm/px. Beyond 1.0, where no nuclei are found, the detector keeps
+        its own and patches are made coarser.
     cells_per_patient : int
         Sampled for each patient.
     splits : str
@@ -40,15 +41,18 @@ class DataConfig:
         With 3 folds or more: k-fold cross-validation, and which fold tests (from 0).
     seed : int
         Of split and sampling.
+    panel : str
+        Markers that are learned, by the name of a panel; empty: the cohort's own.
     """
 
     patch_px: Annotated[int, Field(ge=16, le=512)] = 112
-    mpp: Annotated[float, Field(ge=MIN_MPP, le=MAX_MPP)] = 0.325
+    mpp: Annotated[float, Field(ge=MIN_MPP, le=MAX_PATCH_MPP)] = 0.325
     cells_per_patient: Count = 20_000
     splits: str = ""
     folds: Annotated[int, AfterValidator(_folds)] = 0
     fold: Whole = 0
     seed: Whole = 0
+    panel: str = ""
 
 
 @table

@@ -16,7 +16,6 @@ from lymphinfer.markers.classifier import classify_patches
 from lymphinfer.markers.patches import cut_patches
 from lymphinfer.orion.celltable import CellTable, read_cells
 from lymphinfer.orion.cohort import Cohort, OrionSlide
-from lymphinfer.orion.manifest import CHANNELS
 from lymphinfer.orion.patches import to_working
 from lymphinfer.orion.planes import Planes
 from lymphinfer.training.plots import new_figure, save_figure
@@ -25,7 +24,6 @@ from lymphinfer.training.scorer import Predictions, Scorer
 log = logging.getLogger(__name__)
 
 FIELD_UM = 160.0
-NUCLEI = CHANNELS[0]
 POSITIVE_RGB, NEGATIVE_RGB = (1.0, 0.15, 0.15), (0.2, 0.95, 0.3)
 _NUCLEUS_RADIUS_UM = 4.0
 
@@ -85,18 +83,17 @@ def choose_field(
     return Field(int(best_column) * step, int(best_row) * step, side)
 
 
-def read_planes(path: Path, channels: list[int], field: Field) -> NDArray[Any]:
-    """Read a field of some channels of an OME-TIFF at level 0, (C, side, side).
+def read_planes(image: Planes, channels: list[int | None], field: Field) -> NDArray[Any]:
+    """Read a field of some channels at level 0, (C, side, side); zeros for one without a plane.
 
     Raises
     ------
     SlideError
         The file cannot be read.
     """
-    with Planes(path) as image:
-        return np.stack(
-            [image.read_plane(c, field.left, field.top, field.side, field.side) for c in channels]
-        )
+    box = (field.left, field.top, field.side, field.side)
+    dark = np.zeros((field.side, field.side), np.uint16)
+    return np.stack([dark if c is None else image.read_plane(c, *box) for c in channels])
 
 
 def stretch(plane: NDArray[Any]) -> NDArray[np.float32]:
@@ -163,7 +160,7 @@ def draw_figure(
         field = choose_field(
             stores.x[own], stores.y[own], stores.labels[own], side, image.dimensions
         )
-        table = read_cells(slide.cells, ())
+        table = read_cells(slide.cells, (), slide.table_format)
         inside = field.contains(table.x, table.y)
         cells = CellTable(table.path, table.cell_id[inside], table.x[inside], table.y[inside], {})
         scale, margin = image.mpp / mpp, patch_px // 2 + 1
@@ -182,9 +179,14 @@ def draw_figure(
         device=next(scorer.net.parameters()).device,
     )
     final = scorer.finish(logits)[1]
-    wanted = [0, *(CHANNELS.index(name) for name in panel.names)]
-    planes = read_planes(slide.if_, wanted, field)
-    mask = None if slide.mask is None else read_planes(slide.mask, [0], field)[0]
+    layout = slide.layout
+    wanted = [layout.nuclei_plane, *(layout.plane_of(name) for name in panel.names)]
+    with slide.open_if() as fluorescence:
+        planes = read_planes(fluorescence, wanted, field)
+    mask = None
+    if slide.mask is not None:
+        with Planes(slide.mask) as image:
+            mask = read_planes(image, [0], field)[0]
     edges = outline((side, side), field, cells, mask, mpp_level0)
     figure = new_figure(3.2 * (1 + len(panel)), 3.6)
     axes = figure.subplots(1, 1 + len(panel))

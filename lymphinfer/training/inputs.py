@@ -23,8 +23,9 @@ from lymphinfer.orion.gates import Gates
 from lymphinfer.orion.gates_file import read_gates
 from lymphinfer.orion.labels import load_labelled
 from lymphinfer.orion.splits import Splits, kfold_splits, make_splits, read_splits, write_splits
-from lymphinfer.panel import TCELL_PANEL, Panel
+from lymphinfer.panel import Panel
 from lymphinfer.slides.identity import file_identity
+from lymphinfer.slides.pixel_size import MAX_MPP
 from lymphinfer.training.calibrate import count_labels
 from lymphinfer.training.config import DataConfig, RetrainConfig
 from lymphinfer.training.data import StoreSet
@@ -118,19 +119,21 @@ def open_inputs(
         except DataError as error:
             problems.append(str(error))
     named = set(splits.patients if splits else cohort.patients)
-    cohort = Cohort(cohort.root, tuple(s for s in cohort.slides if s.patient in named))
-    gates = None
+    chosen = tuple(s for s in cohort.slides if s.patient in named)
+    cohort = Cohort(cohort.root, chosen, cohort.layout)
+    gates = panel = None
     try:
-        gates = read_gates(gates_path, cohort.folders, TCELL_PANEL.names)
+        panel = cohort.layout.panel_named(config.data.panel)
+        gates = read_gates(gates_path, cohort.folders, panel.names)
     except DataError as error:
         problems.append(str(error))
     problems += network_problems(config)
     if detector:
         problems += detector_problems(config)
-    if problems or splits is None or gates is None:
+    if problems or splits is None or gates is None or panel is None:
         raise DataError("\n".join(problems))
     simulated = config.bundle.simulated or any(s.truth for s in cohort.slides)
-    return Inputs(cohort, gates, splits, TCELL_PANEL, simulated)
+    return Inputs(cohort, gates, splits, panel, simulated)
 
 
 def choose_splits(cohort: Cohort, data: DataConfig) -> Splits:
@@ -157,6 +160,10 @@ def network_problems(config: RetrainConfig) -> list[str]:
         )
     if (problem := side_problem(model.backbone, px)) is not None:
         problems.append(problem)
+    if config.bundle.dense and config.data.mpp > MAX_MPP:
+        problems.append(
+            f"dense needs patches of at most {MAX_MPP:g} µm/px, not {config.data.mpp:g}"
+        )
     if hovernet is None and config.bundle.dense:
         problems.append(f"dense is for HoVer-Net, not for backbone {model.backbone}")
     if hovernet is None and model.freeze and model.backbone != NUCLEUS_ENCODER:
@@ -243,6 +250,7 @@ def population_of(inputs: Inputs, split: str) -> Counter[tuple[int, ...]]:
     for slide in inputs.cohort.slides:
         if slide.folder in wanted:
             gates = inputs.gates.slides[slide.folder]
-            _, labelled = load_labelled(slide.cells, gates, inputs.panel)
+            form = slide.table_format
+            _, labelled = load_labelled(slide.cells, gates, inputs.panel, None, form)
             total += count_labels(labelled.labels)
     return total

@@ -19,7 +19,7 @@ from lymphinfer.errors import DataError
 from lymphinfer.markers.calibration import Calibration
 from lymphinfer.markers.classifier import ClassifierConfig, MarkerClassifier
 from lymphinfer.markers.hierarchy import apply_hierarchy
-from lymphinfer.panel import TCELL_PANEL, Panel
+from lymphinfer.panel import Panel, panel_with
 from lymphinfer.training.calibrate import Calibrated, final_probabilities
 from lymphinfer.training.checkpoint import BEST
 from lymphinfer.training.data import StoreSet
@@ -174,7 +174,7 @@ def run_scorer(folder: Path) -> Scorer:
         ) from error
     net = MarkerClassifier(config)
     net.load_state_dict(state)
-    panel = TCELL_PANEL.subset(config.markers)
+    panel = panel_with(config.markers)
     return trained_scorer(folder.name, net, panel, "none", None)
 
 

@@ -11,16 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lymphinfer.errors import SlideError
 from lymphinfer.orion.cohort import OrionSlide
-from lymphinfer.orion.manifest import CHANNELS
 from lymphinfer.slides import Slide
 from lymphinfer.web.fluorescence import FluorescenceImage
 
 FIELD_UM = 36.0
 """Side of a picture: the patch that a classifier sees."""
 
-_NUCLEI = CHANNELS[0]
 _NUCLEI_SHARE = 0.55
 _MAX_HELD = 4000
 _JPEG_QUALITY = 90
@@ -128,14 +125,13 @@ class CellPictures:
     ) -> NDArray[np.uint8]:
         slide = self._open_he()
         if self._if is None:
-            if self._slide.if_ is None:
-                raise SlideError(f"{self._slide.folder}: there is no immunofluorescence image.")
-            self._if = FluorescenceImage(self._slide.if_, slide.dimensions)
+            self._if = FluorescenceImage(self._slide, slide.dimensions)
         side = round(FIELD_UM / slide.mpp)
         box = (x - side // 2, y - side // 2, side, side)
-        nuclei = self._if.read(_NUCLEI, *box).astype(np.float64)
+        nuclei = self._if.nuclei(*box).astype(np.float64)
         low, high = np.quantile(nuclei, (0.02, 0.98))
-        blue = _NUCLEI_SHARE * _scaled(nuclei, (float(low), float(max(high, low + 200))))
+        least = min(200.0, self._slide.layout.file.image.saturation / 4)
+        blue = _NUCLEI_SHARE * _scaled(nuclei, (float(low), float(max(high, low + least))))
         white = _scaled(self._if.read(marker, *box).astype(np.float64), window)
         rgb = np.stack([white, np.maximum(white, 0.45 * blue), np.maximum(white, blue)], axis=-1)
         return np.asarray(np.rint(rgb * 255), np.uint8)

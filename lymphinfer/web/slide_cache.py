@@ -37,7 +37,8 @@ class SlideCache:
                 if folder in self._views:
                     self._views.move_to_end(folder)
                     return self._views[folder]
-            view = SlideView(self._slides[folder].cells, self._panel)
+            slide = self._slides[folder]
+            view = SlideView(slide.cells, self._panel, slide.table_format, slide.layout)
             with self._lock:
                 self._views[folder] = view
                 if len(self._views) > MAX_SLIDES:

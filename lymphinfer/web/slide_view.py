@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lymphinfer.errors import DataError
-from lymphinfer.orion.celltable import AUTOFLUORESCENCE, BLANK, CellTable, load_cells
+from lymphinfer.orion.celltable import AUTOFLUORESCENCE, CellTable, load_cells
 from lymphinfer.orion.figure import RANGE_COLORS
 from lymphinfer.orion.gates import AfCorrection, Gate, SlideGates
-from lymphinfer.orion.labels import LabelCounts, gate_values, label_cells
+from lymphinfer.orion.labels import LabelCounts, gate_values, label_cells, usable_cells
+from lymphinfer.orion.layout import Layout, TableFormat, orion_layout
 from lymphinfer.orion.propose import proposal_channels, propose_slide
 from lymphinfer.panel import Panel
 
@@ -71,6 +72,10 @@ class SlideView:
     path : Path
         The cell table.
     panel : Panel
+    form : TableFormat, optional
+        How the table is written; as ORION's where None.
+    layout : Layout, optional
+        The cohort's; ORION's where None.
 
     Raises
     ------
@@ -78,9 +83,16 @@ class SlideView:
         The table cannot be used.
     """
 
-    def __init__(self, path: Path, panel: Panel) -> None:
+    def __init__(
+        self,
+        path: Path,
+        panel: Panel,
+        form: TableFormat | None = None,
+        layout: Layout | None = None,
+    ) -> None:
         self.panel = panel
-        self.cells: CellTable = load_cells(path, proposal_channels(panel))
+        self._image = (layout or orion_layout()).file.image
+        self.cells: CellTable = load_cells(path, proposal_channels(panel), None, form)
         # One order for all samples: a moved threshold exchanges few of the examples.
         order = np.random.default_rng(0).permutation(len(self.cells))
         self._order: NDArray[np.int32] = order.astype(np.int32)
@@ -91,9 +103,7 @@ class SlideView:
 
     def usable(self, gates: SlideGates) -> NDArray[np.bool_]:
         """Cells that are no artefact, bool (N,)."""
-        if gates.blank_max is None:
-            return np.ones(len(self.cells), bool)
-        return self.cells.intensities[BLANK] <= gates.blank_max
+        return usable_cells(self.cells, gates.blank_max)
 
     def histogram(self, gates: SlideGates, marker: str) -> Histogram:
         """Histogram of the intensities that a marker's gate applies to.
@@ -156,12 +166,15 @@ class SlideView:
     def window(self, marker: str) -> tuple[float, float]:
         """Black and white of a marker's picture, raw counts; it does not depend on gates."""
         low, high = np.quantile(self.cells.intensities[marker], (0.05, 0.995))
-        return float(low), float(max(high * 1.5 - low * 0.5, low + 50))
+        # Noise of a sixteen-bit camera is not to look like signal; eight bits have no such room.
+        least = min(50.0, self._image.saturation / 20)
+        return float(low), float(max(high * 1.5 - low * 0.5, low + least))
 
     def propose(self, gates: SlideGates, marker: str) -> Gate:
         """Propose one marker's gate anew, given the slide's other gates; see `propose_slide`."""
         keep = {name: gate for name, gate in gates.markers.items() if name != marker}
-        return propose_slide(self.cells, self.panel, keep=keep)[0].markers[marker]
+        proposed, _ = propose_slide(self.cells, self.panel, keep=keep, image=self._image)
+        return proposed.markers[marker]
 
     def recorrected(self, gates: SlideGates, marker: str, *, corrected: bool) -> Gate:
         """Let a gate apply to raw intensities, or to those without autofluorescence.

@@ -10,6 +10,7 @@ from lymphinfer.bundles.writing import write_bundle
 from lymphinfer.errors import BundleError
 from lymphinfer.markers.classifier import ClassifierConfig, MarkerClassifier
 from lymphinfer.nuclei.stardist.network import StarDistConfig, build_network
+from lymphinfer.panel import Marker, Panel
 
 
 @pytest.fixture
@@ -193,3 +194,38 @@ def test_all_problems_of_a_manifest_come_at_once_with_their_places(folder):
         read_manifest(folder)
     for part in (str(folder), "name = 5", "[detector] nms_threshold = 'low'", "[marker.CD4] rate"):
         assert part in str(caught.value)
+
+
+def own_panel_bundle(folder):
+    panel = Panel("mine", (Marker("A", None, (1, 2, 3)), Marker("B", "A", (4, 5, 6))))
+    net = build_network(StarDistConfig(n_filter_base=4, n_conv_after_unet=8, n_depth=2))
+    classifier = MarkerClassifier(ClassifierConfig(panel.names, backbone="test_resnet", hidden=8))
+    write_bundle(
+        folder,
+        modules={"stardist.safetensors": net, "classifier.safetensors": classifier},
+        header={"name": folder.name, "version": "1", "summary": "", "licence": "Apache-2.0",
+                "panel": panel.name, "mpp": 0.5, "hierarchy": "conditional"},
+        detector={"kind": "stardist", "file": "stardist.safetensors", "mpp": 0.5,
+                  "prob_threshold": 0.5, "nms_threshold": 0.4, "network": net.config.to_dict()},
+        classifier={"kind": "patch", "file": "classifier.safetensors", "mpp": 1.3,
+                    "network": classifier.config.to_dict()},
+        markers=[MarkerSpec(n, Evidence.STAIN, "made", threshold=0.5) for n in panel.names],
+        panel=panel,
+    )  # fmt: skip
+    return panel
+
+
+def test_a_panel_of_ones_own_stands_in_the_bundle(tmp_path):
+    panel = own_panel_bundle(tmp_path / "own")
+    bundle = load_bundle(tmp_path / "own")
+    assert bundle.manifest.panel == panel
+    edit(tmp_path / "own", 'parent = "A"', 'parent = "C"')
+    with pytest.raises(BundleError, match="must be listed before it"):
+        read_manifest(tmp_path / "own")
+
+
+def test_patches_of_another_pixel_size_reach_as_far_as_their_micrometres(tmp_path):
+    own_panel_bundle(tmp_path / "own")
+    markers = load_bundle(tmp_path / "own").markers
+    assert markers.patch_zoom == pytest.approx(1.3 / 0.5)
+    assert markers.patch_reach_px == -(-markers.patch_px * 1.3 // (2 * 0.5))

@@ -123,6 +123,13 @@ def results(path: Path, source: Callable[[Path], None], name: str) -> None:
     called("predict", str(path.with_name(name)), "--out", "{}", "--device", "cpu")(path)
 
 
+def own_slides(path: Path) -> None:
+    """H&E, immunofluorescence and masks that nobody has described or measured."""
+    called("simulate", "{}", *COHORT)(path)
+    for file in [*path.rglob("*.csv"), *path.rglob("*.json"), *path.rglob("*.parquet")]:
+        file.unlink()
+
+
 MAKERS: dict[str, Callable[[Path], None]] = {
     "slide.svs": slide,
     "slides/": slides,
@@ -134,6 +141,7 @@ MAKERS: dict[str, Callable[[Path], None]] = {
     "reference.csv": reference,
     "annotated/": annotated,
     "cohort/": called("simulate", "{}", *COHORT),
+    "own/": own_slides,
     "ORION/": called("simulate", "{}", *COHORT),
     "2D_versatile_he/": keras_model,
     "hovernet_fast-monusac.pth": hovernet_file,

@@ -59,6 +59,7 @@ INSTEAD: dict[str, tuple[str, str]] = {
 ONLY_PARSED: dict[str, str] = {
     # Commands that begin so cannot run here.
     "lymphinfer orion download": "network: a public bucket",
+    "lymphinfer cohort register": "needs some millimetres of tissue; tests/cohorts has them",
     "lymphinfer predict slides/ --out results/ --engine dask --scheduler": "a scheduler elsewhere",
     "accelerate launch -m lymphinfer retrain": "several GPUs",
 }
@@ -75,6 +76,7 @@ NOT_OURS: dict[str, str] = {
     "python3 -m venv lymphinfer-env": "makes an environment",
     "lymphinfer-env/bin/python -m pip install .": "network",
     "sbatch examples/cluster/slurm_array.sh slides/ results/": "SLURM",
+    "python -m recipes.orion_crc01.cohort --slide orion-crc01/ --out crc01/": "needs the tiles",
     "dask scheduler": "runs until it is stopped",
     "dask worker tcp://host:8786 --nthreads 1 --resources GPU=1": "a scheduler elsewhere",
 }
