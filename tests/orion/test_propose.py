@@ -1,14 +1,20 @@
+from itertools import pairwise
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from lymphinfer.errors import DataError
 from lymphinfer.orion.autofluorescence import PUBLISHED_AF, AfMethod
+from lymphinfer.orion.celltable import CellTable
+from lymphinfer.orion.figure import draw_gates
 from lymphinfer.orion.gates import Gate
 from lymphinfer.orion.labels import label_cells
+from lymphinfer.orion.layout import ImageTable
 from lymphinfer.orion.propose import propose_slide
 from lymphinfer.orion.truth import label_quality
 from lymphinfer.panel import TCELL_PANEL
-from tests.orion.made_cohort import make_intensities
+from tests.orion.made_cohort import Intensities, make_intensities
 
 
 def quality(made, **options):
@@ -93,3 +99,51 @@ def test_bright_blank_cells_are_left_out():
     made.channels["Argo550"][lit] = 9000
     results, _ = quality(made)
     assert results[0].precision > 0.97
+
+
+def windowed(made: Intensities) -> CellTable:
+    """Intensities as a picture made for the eye has them: 8 bits, the background cut off."""
+    channels = {
+        name: np.clip(np.rint((made.channels[name] - 330) / 8), 0, 255)
+        for name in TCELL_PANEL.names
+    }
+    n = len(made.truth)
+    return CellTable(Path("made.csv"), np.arange(1, n + 1), np.zeros(n), np.zeros(n), channels)
+
+
+EIGHT_BITS = ImageTable(channels=TCELL_PANEL.names, saturation=256.0)
+
+
+def test_where_the_background_is_cut_off_gates_stand_above_the_floor():
+    made = make_intensities(40_000, seed=3)
+    cells = windowed(made)
+    gates, proposals = propose_slide(cells, TCELL_PANEL, image=EIGHT_BITS)
+    assert {p.method for p in proposals[:2]} == {"above floor"}
+    assert gates.blank_max is None and all(g.af is None for g in gates.markers.values())
+    labels = label_cells(cells, gates, TCELL_PANEL).labels
+    for i in (0, 1):
+        positive, negative = labels[:, i] == 1, labels[:, i] == 0
+        assert made.truth[positive, i].mean() > 0.95
+        assert made.truth[negative, i].mean() < 0.05
+        assert positive.sum() > 0.5 * made.truth[:, i].sum()
+
+
+def test_what_lies_above_the_floor_may_be_of_one_kind():
+    values = np.where(np.arange(3000) % 3 == 0, 120.0, 0.0)
+    channels = dict.fromkeys(TCELL_PANEL.names, values)
+    zeros = np.zeros(3000)
+    cells = CellTable(Path("made.csv"), np.arange(1, 3001), zeros, zeros, channels)
+    gates, _ = propose_slide(cells, TCELL_PANEL, image=EIGHT_BITS)
+    for gate in gates.markers.values():
+        assert 0 < gate.negative_max <= gate.positive_min <= 120
+
+
+def test_the_picture_of_whole_numbers_has_no_gaps_between_them():
+    cells = windowed(make_intensities(40_000, seed=3))
+    gates, _ = propose_slide(cells, TCELL_PANEL, image=EIGHT_BITS)
+    figure = draw_gates(cells, gates, TCELL_PANEL, "made")
+    bars = sorted(figure.axes[0].patches, key=lambda bar: bar.get_x())
+    for left, right in pairwise(bars):
+        assert left.get_x() + left.get_width() == pytest.approx(right.get_x())
+    there = np.bincount(cells.intensities[TCELL_PANEL.names[0]].astype(int))[:30] > 0
+    assert [bar.get_height() > 0 for bar in bars[:30]] == there.tolist()
