@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -126,18 +125,6 @@ class MarkerModel:
     run: Callable[[Tensor], Tensor] | None = None
     head: TwoScaleHead | None = None
     far: FarScale | None = None
-
-    @property
-    def patch_mpp(self) -> float | None:
-        """Pixel size of a patch, µm/px, where it is not the detector's."""
-        mpp = self.manifest.classifier.get("mpp")
-        return None if self.classifier is None or mpp is None else float(mpp)
-
-    @property
-    def patch_reach_px(self) -> int:
-        """What a patch sees to each side of its nucleus, px at the working pixel size."""
-        mpp = self.manifest.mpp
-        return math.ceil(self.patch_px / 2 * (self.patch_mpp or mpp) / mpp)
 
     @property
     def patch_px(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -140,6 +141,15 @@ class BundleManifest:
             "statement": f"{name}: {told}" if rows else f"{name}: no marker is called",
             "markers": {marker: at.to_dict() for marker, at in rows.items()},
         }
+
+    @property
+    def patch_mpp(self) -> float:
+        """Pixel size of the patches that its classifier sees, µm/px."""
+        return float(self.classifier.get("mpp") or self.mpp)
+
+    def patch_reach_px(self, side_px: int) -> int:
+        """What a patch of so many px sees to each side, px at the working pixel size."""
+        return math.ceil(side_px / 2 * self.patch_mpp / self.mpp)
 
     @property
     def is_simulated(self) -> bool:

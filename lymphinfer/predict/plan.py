@@ -296,7 +296,8 @@ def remove_parts(parts: Path, keep: Collection[str] = ()) -> None:
 def _halo(bundle: Bundle) -> int:
     """Context for the detector and half a patch, aligned to the detector's pixel grid."""
     align = bundle.detector.align_px
-    wanted = max(bundle.detector.halo_px, bundle.markers.patch_reach_px + align)
+    patch = bundle.manifest.patch_reach_px(bundle.markers.patch_px)
+    wanted = max(bundle.detector.halo_px, patch + align)
     return -(-wanted // align) * align
 
 

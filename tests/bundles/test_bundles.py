@@ -226,6 +226,6 @@ def test_a_panel_of_ones_own_stands_in_the_bundle(tmp_path):
 
 def test_patches_of_another_pixel_size_reach_as_far_as_their_micrometres(tmp_path):
     own_panel_bundle(tmp_path / "own")
-    markers = load_bundle(tmp_path / "own").markers
-    assert markers.patch_mpp == 1.3
-    assert markers.patch_reach_px == -(-markers.patch_px * 1.3 // (2 * 0.5))
+    manifest = read_manifest(tmp_path / "own")
+    assert (manifest.mpp, manifest.patch_mpp) == (0.5, 1.3)
+    assert manifest.patch_reach_px(112) == 146
