@@ -84,6 +84,14 @@ class Layout:
         return self.path == _SHIPPED
 
     @property
+    def caution(self) -> str:
+        """What must be said beside every number; empty where nothing must."""
+        if not self.file.one_patient:
+            return ""
+        about = f" ({self.file.about.rstrip('.')})" if self.file.about else ""
+        return f"One patient: the slides are parts of one patient's{about}."
+
+    @property
     def channels(self) -> tuple[str, ...]:
         """Channels of the immunofluorescence, in order."""
         return self.file.image.channels

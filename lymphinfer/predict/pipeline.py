@@ -267,9 +267,10 @@ class TilePipeline:
     def _patches(
         self, pixels: NDArray[np.uint8], centers: NDArray[np.float64], size: int
     ) -> NDArray[np.uint8]:
-        scale = self.grid.mpp_work / self.bundle.manifest.patch_mpp
-        if scale == 1:
+        manifest = self.bundle.manifest
+        if manifest.patch_mpp == manifest.mpp:
             return cut_patches(pixels, centers - 0.5, size)
+        scale = self.grid.mpp_work / manifest.patch_mpp
         return cut_patches(resampled(pixels, scale), centers * scale - 0.5, size)
 
     def _table(self, shard: _ShardInProgress) -> pa.Table:

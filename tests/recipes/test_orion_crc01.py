@@ -46,7 +46,8 @@ def test_a_pixel_between_two_nuclei_is_the_nearer_ones():
 
 
 def test_the_cohort_passes_its_check_and_says_that_it_is_one_patient(cohort):
-    assert "nothing wrong" in run("cohort", "check", cohort)
+    told = run("cohort", "check", cohort)
+    assert "nothing wrong" in told and "One patient" in told
     opened = open_cohort(cohort)
     assert opened.layout.file.one_patient and "one patient" in opened.layout.file.about
     assert opened.slides[0].open_he().mpp == pytest.approx(1.3)
@@ -77,6 +78,7 @@ def test_another_panel_of_the_same_cohort_is_gated_by_its_name(cohort, tmp_path)
     words = (cohort, "--gates", tmp_path / "gates.toml", "--panel", "b-cell-macrophage")
     run("gate", "propose", *words)
     told = run("gate", "apply", *words)
+    assert "One patient" in told
     assert all(name in told for name in ("CD20", "CD68", "CD163"))
 
 
