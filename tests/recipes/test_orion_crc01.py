@@ -18,6 +18,7 @@ from lymphinfer.predict.slide import predict_slide
 from recipes.he.crc01 import read_slide
 from recipes.orion_crc01.cohort import disc_mask, write_cohort
 from recipes.orion_crc01.gates import report
+from recipes.orion_crc01.quantified import rank_correlations
 from tests.predict.conftest import disc_bundle, disc_slide
 from tests.recipes.made_slide import write_slide
 from tests.training.training_made import retrain_config
@@ -117,3 +118,8 @@ def test_another_panel_is_learned_bundled_as_one_patient_and_predicted(
         settings=PredictSettings(bundle=str(tmp_path / "mine"), device="cpu"),
     )  # fmt: skip
     assert set(found.summary["markers"]) == set(bundle.panel.names) and found.n_nuclei > 100
+
+
+def test_measured_nuclei_are_ranked_as_in_the_table(cohort):
+    found = rank_correlations(cohort, "column-01")
+    assert min(found[name] for name in ("CD45", "CD3e", "CD4", "CD8a")) > 0.8
