@@ -278,10 +278,10 @@ def _build_markers(
         else HeadOutput(m.name, Calibration(m.scale, m.offset))
         for m in manifest.markers
     )
-    patch_mpp = manifest.mpp if classifier is None else manifest.classifier.get("mpp", manifest.mpp)
+    patch_mpp = manifest.mpp if classifier is None else manifest.patch_mpp
     return MarkerModel(
         manifest.name, outputs, classifier, learned, device, autocast, run, head, far,
-        patch_zoom=float(patch_mpp) / manifest.mpp,
+        patch_zoom=patch_mpp / manifest.mpp,
     )  # fmt: skip
 
 

@@ -142,6 +142,11 @@ class BundleManifest:
         }
 
     @property
+    def patch_mpp(self) -> float:
+        """Pixel size of the patches that its classifier sees, µm/px."""
+        return float(self.classifier.get("mpp") or self.mpp)
+
+    @property
     def is_simulated(self) -> bool:
         """Whether any marker was learned on simulated slides."""
         return any(m.evidence is Evidence.SIMULATED for m in self.markers)

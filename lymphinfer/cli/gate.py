@@ -187,6 +187,8 @@ def _open(folder: Path, slides: str | None) -> Cohort:
     from lymphinfer.orion.cohort import open_cohort
 
     cohort = open_cohort(folder)
+    if cohort.layout.caution:
+        Console(stderr=True).print(cohort.layout.caution, style="yellow", markup=False)
     return cohort if slides is None else cohort.only(tuple(s.strip() for s in slides.split(",")))
 
 

@@ -12,8 +12,9 @@ import tomli_w
 
 from lymphinfer.cells.files import atomic_write
 from lymphinfer.errors import DataError
+from lymphinfer.orion.cohort_file import FORMAT, VERSION
 from lymphinfer.orion.image_check import ImageFacts, inspect_image
-from lymphinfer.orion.layout import FILE, FORMAT, VERSION
+from lymphinfer.orion.layout import FILE
 from lymphinfer.orion.table_header import read_header
 from lymphinfer.panel import PANELS, TCELL_PANEL
 from lymphinfer.slides.pixel_size import MAX_PATCH_MPP, MIN_MPP

@@ -86,7 +86,7 @@ def check_cohort(
     """
     errors: list[str] = []
     warnings: list[str] = []
-    found = _slides(Path(root), errors)
+    found = _slides(Path(root), errors, warnings)
     facts = []
     for done, slide in enumerate(found, start=1):
         facts.append(_check_slide(slide, errors, warnings))
@@ -111,7 +111,7 @@ class _Found:
         return self.layout.table_format(self.mpp)
 
 
-def _slides(root: Path, errors: list[str]) -> list[_Found]:
+def _slides(root: Path, errors: list[str], warnings: list[str]) -> list[_Found]:
     try:
         layout = find_layout(root)
     except DataError as error:
@@ -124,6 +124,8 @@ def _slides(root: Path, errors: list[str]) -> list[_Found]:
         return [_Found(f.name, patient_of(f.name), own, layout, mpp) for f, own in folders.items()]
     cohort, problems = scan_cohort(root)
     errors += problems
+    if layout.caution:
+        warnings.append(layout.caution)
     return [
         _Found(s.folder, s.patient, _there(s), layout, s.mpp or mpp, s.to_if is not None)
         for s in cohort.slides

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from lymphinfer.errors import DataError, PixelSizeError, SlideError
 from lymphinfer.orion.align import Affine, AlignedPlanes, read_transform
+from lymphinfer.orion.cohort_file import SlideEntry
 from lymphinfer.orion.layout import (
     FILE,
     MEASURED,
     Layout,
-    SlideEntry,
     TableFormat,
     find_layout,
     orion_layout,

@@ -33,9 +33,10 @@ from numpy.typing import NDArray
 from lymphinfer.errors import DataError
 from lymphinfer.orion.autofluorescence import AfMethod, find_correction
 from lymphinfer.orion.celltable import AUTOFLUORESCENCE, BLANK, CellTable
+from lymphinfer.orion.cohort_file import ImageTable
 from lymphinfer.orion.gates import Gate, SlideGates
 from lymphinfer.orion.labels import NEGATIVE, POSITIVE, apply_gate, gate_values, usable_cells
-from lymphinfer.orion.layout import ImageTable, orion_layout
+from lymphinfer.orion.layout import orion_layout
 from lymphinfer.orion.mixture import (
     Background,
     TwoGaussians,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from lymphinfer.training.device import AUTOCAST, choose_precision
 from lymphinfer.training.intervals import measure
 from lymphinfer.training.results import Evaluation, write_evaluation
 from lymphinfer.training.scorer import Predictions, Scorer, open_scorer
+
+log = logging.getLogger(__name__)
 
 
 def find_stores(work: Path, split: str, patch_px: int) -> list[Path]:
@@ -164,6 +167,8 @@ def evaluate(
     if figure and cohort is None:
         raise DataError("the figure shows the slides: give their cohort (--cohort)")
     opened = open_cohort(cohort) if cohort is not None else None
+    if opened is not None and opened.layout.caution:
+        log.warning("%s", opened.layout.caution)
     scorer = open_scorer(source)
     stores = StoreSet(find_stores(work, split, scorer.net.config.patch_px))
     where = resolve_device(device)

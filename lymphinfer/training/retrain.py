@@ -146,6 +146,8 @@ def retrain(
             [],
         )
         say(f"check: {len(inputs.cohort.slides)} slides" + ("" if done else " (done before)"))
+        if inputs.cohort.layout.caution:
+            say(inputs.cohort.layout.caution)
     with accelerator.main_process_first():
         stores = make_stores(inputs, config.data, folder, progress=slide_progress)
     say("patches: " + ", ".join(f"{len(v)} slides for {k}" for k, v in stores.items()))

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lymphinfer.cells.files import atomic_write
-from lymphinfer.orion.layout import FILE, FORMAT, VERSION
+from lymphinfer.orion.cohort_file import FORMAT, VERSION
+from lymphinfer.orion.layout import FILE
 from lymphinfer.simulate.ome import write_ome_tiff
 from recipes.he.crc01 import MPP, TILE_PX, TiledSlide, read_slide, tile_names
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from lymphinfer.orion.celltable import CellTable
+from lymphinfer.orion.cohort_file import ImageTable
 from lymphinfer.orion.labels import NEGATIVE, POSITIVE, apply_gate
-from lymphinfer.orion.layout import ImageTable
 from lymphinfer.orion.propose import propose_slide
 from lymphinfer.panel import PANELS
 from recipes.he.bundle import FREQUENCY

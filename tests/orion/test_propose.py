@@ -7,10 +7,10 @@ import pytest
 from lymphinfer.errors import DataError
 from lymphinfer.orion.autofluorescence import PUBLISHED_AF, AfMethod
 from lymphinfer.orion.celltable import CellTable
+from lymphinfer.orion.cohort_file import ImageTable
 from lymphinfer.orion.figure import draw_gates
 from lymphinfer.orion.gates import Gate
 from lymphinfer.orion.labels import label_cells
-from lymphinfer.orion.layout import ImageTable
 from lymphinfer.orion.propose import propose_slide
 from lymphinfer.orion.truth import label_quality
 from lymphinfer.panel import TCELL_PANEL

@@ -18,6 +18,7 @@ from lymphinfer.predict.settings import PredictSettings
 from recipes.he.crc01 import read_slide
 from recipes.orion_crc01.cohort import disc_mask, write_cohort
 from recipes.orion_crc01.gates import report
+from recipes.orion_crc01.quantified import rank_correlations
 from tests.predict.conftest import disc_bundle, disc_slide
 from tests.recipes.made_slide import write_slide
 from tests.training.training_made import retrain_config
@@ -46,7 +47,8 @@ def test_a_pixel_between_two_nuclei_is_the_nearer_ones():
 
 
 def test_the_cohort_passes_its_check_and_says_that_it_is_one_patient(cohort):
-    assert "nothing wrong" in run("cohort", "check", cohort)
+    told = run("cohort", "check", cohort)
+    assert "nothing wrong" in told and "One patient" in told
     opened = open_cohort(cohort)
     assert opened.layout.file.one_patient and "one patient" in opened.layout.file.about
     assert opened.slides[0].open_he().mpp == pytest.approx(1.3)
@@ -77,6 +79,7 @@ def test_another_panel_of_the_same_cohort_is_gated_by_its_name(cohort, tmp_path)
     words = (cohort, "--gates", tmp_path / "gates.toml", "--panel", "b-cell-macrophage")
     run("gate", "propose", *words)
     told = run("gate", "apply", *words)
+    assert "One patient" in told
     assert all(name in told for name in ("CD20", "CD68", "CD163"))
 
 
@@ -115,3 +118,8 @@ def test_another_panel_is_learned_bundled_as_one_patient_and_predicted(
         settings=PredictSettings(bundle=str(tmp_path / "mine"), device="cpu"),
     )  # fmt: skip
     assert set(found.summary["markers"]) == set(bundle.panel.names) and found.n_nuclei > 100
+
+
+def test_measured_nuclei_are_ranked_as_in_the_table(cohort):
+    found = rank_correlations(cohort, "column-01")
+    assert min(found[name] for name in ("CD45", "CD3e", "CD4", "CD8a")) > 0.8
