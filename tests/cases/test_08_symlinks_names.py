@@ -74,5 +74,11 @@ def test_a_name_of_255_bytes_is_predicted_and_exported(case, disc_bundle, tmp_pa
     assert result.file.is_file() and result.file.name.startswith("mmm")
     opened = open_result(job.folder)
     assert opened.name == job.slide.name
-    for view in VIEWS.keys() - {"geojson-types", "spatialdata", "anndata", "labels"}:
+    for view in VIEWS.keys() - {
+        "geojson-types",
+        "spatialdata",
+        "anndata",
+        "labels",
+        "regions-geojson",
+    }:
         assert write_view(opened, view).is_file()
