@@ -82,7 +82,7 @@ class CallFile:
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self.call.began))
         name = f"{stamp}-{safe_name(self.call.host)}-{self.call.pid}-{secrets.token_hex(2)}.json"
         self.path = self.root / RUNS / name
-        self._write()
+        self._write(self.path)
 
     def end(self, error: str = "") -> None:
         """The call is over, with `exit_code`."""
@@ -91,13 +91,12 @@ class CallFile:
             self.call = replace(
                 self.call, seconds=seconds, exit_code=self.exit_code, error=shown(error)
             )
-            self._write()
+            self._write(self.path)
 
-    def _write(self) -> None:
-        assert self.path is not None
+    def _write(self, path: Path) -> None:
         option = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
         try:
-            with atomic_write(self.path) as file:
+            with atomic_write(path) as file:
                 file.write(json_bytes(asdict(self.call), option))
         except LymphinferError as error:
             log.warning("%s", error)

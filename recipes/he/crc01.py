@@ -16,6 +16,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
+from lymphinfer.panel import TCELL_PANEL
+
 TILE_PX = 1024
 MPP = 1.3
 VALIDATION_COLUMNS = (4, 8, 16)
@@ -42,8 +44,8 @@ GATES = {
 }
 # One gate a marker: where the slide's published positive fractions lie.
 SINGLE_GATES = {"CD45": 18.0, "CD3e": 17.0, "CD4": 4.0, "CD8a": 23.0}
-MARKERS = ("CD45", "CD3e", "CD4", "CD8a")
-PARENTS = {"CD3e": "CD45", "CD4": "CD3e", "CD8a": "CD3e"}
+MARKERS = TCELL_PANEL.names
+PARENTS = {marker.name: marker.parent for marker in TCELL_PANEL.markers if marker.parent}
 
 
 @dataclass(frozen=True)

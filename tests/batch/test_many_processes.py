@@ -60,6 +60,16 @@ def kill_on_the_way(command: list[str], out: Path, rng: random.Random, files: in
     return killed
 
 
+def terminated(command: list[str], out: Path) -> int:
+    """Exit code of a run that is told to end once its first part is there."""
+    process = start(command, out)
+    while not list(out.glob("**/*.parquet")) and process.poll() is None:
+        time.sleep(0.02)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    return process.wait()
+
+
 @pytest.mark.slow
 def test_killed_again_and_again_it_ends_in_the_same_bytes(batch):
     command, root, calm = batch
@@ -89,11 +99,7 @@ def test_two_processes_share_a_folder_and_do_no_slide_twice(batch):
 def test_a_terminated_batch_gives_its_slides_back(batch):
     command, root, _ = batch
     out = root / "ended"
-    process = start(command, out)
-    while not list(out.glob("**/*.parquet")) and process.poll() is None:
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGTERM)
-    assert process.wait() == 128 + signal.SIGTERM
+    assert terminated(command, out) == 128 + signal.SIGTERM
     assert not list(out.glob("**/.lock"))
     states = {state.status for _, state in find_states(out)}
     assert Status.QUEUED in states and Status.RUNNING not in states
@@ -139,11 +145,7 @@ def test_two_processes_on_one_slide_compute_it_once(one):
 def test_one_slide_that_is_terminated_is_given_back(one):
     command, root, _ = one
     out = root / "one ended"
-    process = start(command, out)
-    while not list(out.glob("**/*.parquet")) and process.poll() is None:
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGTERM)
-    assert process.wait() in (0, 128 + signal.SIGTERM)
+    assert terminated(command, out) in (0, 128 + signal.SIGTERM)
     assert not list(out.glob("**/.lock"))
     ((_, state),) = find_states(out)
     assert state.status in (Status.QUEUED, Status.DONE)
