@@ -123,14 +123,17 @@ def read_slide(folder: Path) -> TiledSlide:
 
 
 def read_channel(folder: Path, shape: tuple[int, int], half: bool = True) -> NDArray[np.uint8]:
-    """One IF channel of the whole slide, by default as means of 2 x 2 px; 0 where no tile is."""
+    """One IF channel of the whole slide, by default as means of 2 x 2 px; 0 where no tile is.
+
+    Tiles may be of that size already.
+    """
     step = 2 if half else 1
     side = TILE_PX // step
     channel = np.zeros((shape[0] // step, shape[1] // step), np.uint8)
     for column, row, file in tile_names(folder):
         with Image.open(file) as image:
             grey = image.convert("L")
-            values = np.asarray(grey.reduce(step) if half else grey)
+            values = np.asarray(grey if grey.width == side else grey.reduce(step))
         channel[row * side : (row + 1) * side, column * side : (column + 1) * side] = values
     return channel
 

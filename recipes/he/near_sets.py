@@ -21,7 +21,7 @@ from lymphinfer.bundles.loading import Bundle
 from lymphinfer.nuclei.detector import polygon_centroids
 from lymphinfer.nuclei.metrics import pair_centroids
 from recipes.he.crc01 import GATES, MARKERS, PARENTS
-from recipes.he.far_data import read_points
+from recipes.he.far_images import read_points
 from recipes.he.open_sets import (
     EPITHELIUM_LEFT_OF,
     LYMPHOID,

@@ -11,7 +11,14 @@ import torch
 
 from recipes.he import far
 from recipes.he.crc01 import MARKERS, hard_labels, read_channel, read_slide, soft_labels
-from recipes.he.far_data import CHANNELS, FarData, brought_down, read_brca, read_consep
+from recipes.he.far_data import CHANNELS, FarData
+from recipes.he.far_images import (
+    brought_down,
+    pack_others,
+    read_brca,
+    read_consep,
+    read_others,
+)
 
 from .made_slide import write_others, write_slide
 
@@ -122,3 +129,38 @@ def test_a_run_ends_in_weights_and_scores_and_another_begins_from_them(folders, 
         torch.testing.assert_close(a, b)
     run(folders, tmp_path / "b", "--steps", "1", "--initial", str(tmp_path / "a"))
     assert (tmp_path / "b" / "far.safetensors").exists()
+    run(folders, tmp_path / "c", "--steps", "2", "--teacher", str(tmp_path / "a"),
+        str(tmp_path / "b"), "--widths", "16,24", "--blocks", "1,1", "--side", "128",
+        "--workers", "1", "--drop", "0.1")  # fmt: skip
+    assert far.load_trained(tmp_path / "c").net.config.widths == (16, 24)
+
+
+def test_packed_images_are_those_of_the_folder(folders, tmp_path):
+    root, _ = folders
+    pack_others(root, tmp_path / "others.npz")
+    for one, other in zip(read_others(root, 300), read_others(tmp_path / "others.npz", 300),
+                          strict=True):  # fmt: skip
+        assert torch.equal(one.pixels, other.pixels) and min(one.pixels.shape[1:]) >= 300
+        np.testing.assert_array_equal(one.xy, other.xy)
+        np.testing.assert_array_equal(one.label, other.label)
+        np.testing.assert_array_equal(one.weight, other.weight)
+
+
+def test_plans_drawn_by_other_processes_make_the_same_kind_of_batch(data):
+    batches = data.batches(workers=1)
+    first, second = next(batches), next(batches)
+    assert first.x.shape == second.x.shape == data.batch().x.shape
+    assert not torch.equal(first.x, second.x)
+
+
+def test_soft_labels_of_a_teacher_are_the_optimum():
+    told = torch.rand(50, len(far.OUTPUTS), generator=torch.Generator().manual_seed(0))
+    best = far.taught(torch.logit(told), told)
+    for change in (-0.3, 0.3):
+        assert far.taught(torch.logit(told) + change, told) > best
+
+
+def test_the_rate_rises_and_falls():
+    rates = [far.rate_at(p / 100, 1.0) for p in range(101)]
+    assert rates[0] < 0.1 and rates[100] < 1e-3
+    assert max(rates) == pytest.approx(1, abs=1e-3) and rates.index(max(rates)) == 8
