@@ -155,10 +155,16 @@ class Crops:
         Side of a crop, px at `MPP`; a multiple of 16, and no larger than 0.75 of an image's side.
     device : torch.device
     seed : int
+
+    Attributes
+    ----------
+    strength : float
+        Of all changes of stain and optics, 1 at first.
     """
 
     def __init__(self, images: list[PackedImage], size_px: int, device: torch.device, seed: int):
         self.size_px, self.device = size_px, device
+        self.strength = 1.0
         flat = [np.ascontiguousarray(i.pixels).view(np.int32).ravel() for i in images]
         sizes = np.array([i.pixels.shape[:2] for i in images])
         starts = np.cumsum([0, *(f.size for f in flat[:-1])])
@@ -243,17 +249,17 @@ class Crops:
         """Other concentrations, hues, contrast, or another crop's mean density; (B, S, S, 3)."""
         count = len(rgb)
         density = -torch.log((rgb + 1) / 256)
-        # A third take the mean colour of another crop, as another laboratory's would be.
+        # Some take the mean colour of another crop, as another laboratory's would be.
         mean = density.mean(dim=(1, 2)).clamp(min=0.02)
-        ratio = (mean.roll(1, 0) / mean).clamp(0.5, 2.0)
-        ratio = torch.where(self._uniform(count, 1) < 0.3, ratio, 1.0)
-        amount = torch.where(self._uniform(count, 1, 1) < 0.25, 0.0, 1.0)
-        target = self._unit + 0.035 * amount * self._normal(count, 3, 3)
+        ratio = (mean.roll(1, 0) / mean).clamp(0.6, 1.7)
+        ratio = torch.where(self._uniform(count, 1) < 0.3 * self.strength, ratio, 1.0)
+        amount = torch.where(self._uniform(count, 1, 1) < 0.35, 0.0, self.strength)
+        target = self._unit + 0.03 * amount * self._normal(count, 3, 3)
         target = F.normalize(target, dim=2)
         concentration = torch.exp(0.25 * amount * self._normal(count, 1, 3))
         mix = (ratio[:, :, None] * self._unmix * concentration) @ target
         density = density.reshape(count, -1, 3) @ mix + 0.03 * amount * self._normal(count, 1, 3)
-        power = torch.exp(0.2 * amount * self._normal(count, 1, 1))
+        power = torch.exp(0.14 * amount * self._normal(count, 1, 1))
         positive = density.clamp(min=1e-4) / CONTRAST_DENSITY
         density = torch.where(density > 1e-4, CONTRAST_DENSITY * positive**power, density)
         changed: Tensor = 256 * torch.exp(-density) - 1
@@ -272,9 +278,9 @@ class Crops:
         kind = self._uniform(count, 1, 1, 1)
         strength = self._uniform(count, 1, 1, 1)
         # A quarter blurred, a third sharpened, the others left.
-        share = torch.where(kind < 0.25, strength, torch.where(kind < 0.58, -2 * strength, 0.0))
-        pixels = pixels + share * (blurred.view_as(pixels) - pixels)
-        loud = torch.where(self._uniform(count, 1, 1, 1) < 0.3, 4.0, 0.0)
+        share = torch.where(kind < 0.25, strength, torch.where(kind < 0.58, -1.6 * strength, 0.0))
+        pixels = pixels + self.strength * share * (blurred.view_as(pixels) - pixels)
+        loud = torch.where(self._uniform(count, 1, 1, 1) < 0.3, 4.0 * self.strength, 0.0)
         pixels = pixels + loud * self._uniform(count, 1, 1, 1) * self._normal(*pixels.shape)
         pixels = pixels.clamp(0, 255)
         some = 3 * count // 10

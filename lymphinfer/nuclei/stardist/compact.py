@@ -68,7 +68,8 @@ class CompactStarDistNet(StarDistNet):
                 nn.init.zeros_(module.bias) if module.bias is not None else None
             if isinstance(module, ResidualBlock) and isinstance(module.second.norm, nn.BatchNorm2d):
                 nn.init.zeros_(module.second.norm.weight)
-        nn.init.normal_(self.dist.weight, std=0.01)
+        for layer in self.last_layers():
+            nn.init.normal_(layer.weight, std=0.01)
         nn.init.constant_(self.dist.bias, TYPICAL_RADIUS_PX)  # type: ignore[arg-type]
 
     def predict(self, x: Tensor) -> StarDistOutput:

@@ -72,8 +72,8 @@ class StarDistConfig:
         levels = self.n_depth if self.encoder == "compact" else 0
         if not len(self.widths) == len(self.blocks) == levels:
             raise ValueError(
-                f"encoder {self.encoder!r} with {self.n_depth} levels: it takes {levels} widths and "
-                f"as many blocks, not {len(self.widths)} and {len(self.blocks)}"
+                f"encoder {self.encoder!r} with {self.n_depth} levels: it takes {levels} widths "
+                f"and as many blocks, not {len(self.widths)} and {len(self.blocks)}"
             )
 
     @property
