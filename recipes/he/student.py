@@ -2,7 +2,7 @@ r"""Teach a compact detector what the shipped one predicts, feature maps of the 
 
 python -m recipes.he.student_data --data DIR --out student.npz
 python -m recipes.he.student --data student.npz --out RUN [--weights weights] [--seconds 540]
-    [--batch 96] [--device cuda] [--state FILE] [--initial RUN/student.safetensors]
+    [--batch 64] [--device cuda] [--state FILE] [--initial RUN/student.safetensors]
 
 Teacher and student see the same changed pixels (Beyer et al. 2022, *a good teacher is patient and
 consistent*). The rate follows the clock, so that any machine ends with a rate of zero after the
@@ -232,7 +232,7 @@ class Training:
         teacher: Teacher,
         network: StarDistConfig = NETWORK,
         *,
-        batch: int = 96,
+            batch: int = 64,
         rate: float = 3e-3,
         initial: Path | None = None,
     ):
@@ -366,7 +366,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, default=Path("weights"))
     parser.add_argument("--seconds", type=float, default=540)
     parser.add_argument("--steps", type=int, help="at most; the schedule ends with them")
-    parser.add_argument("--batch", type=int, default=96)
+    parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--crop-px", type=int, default=256)
     parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

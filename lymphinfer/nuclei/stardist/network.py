@@ -145,7 +145,7 @@ def build_network(config: StarDistConfig) -> StarDistNet:
     if config.n_marker_context and (config.encoder == "unet" or config.n_depth < 2):
         raise ValueError(
             f"encoder {config.encoder!r} with {config.n_depth} levels: the context of a marker "
-            "head is read from a resnet or a compact network of two levels or more"
+            "head is read from a compact network or resnet of two levels or more"
         )
     if config.marker_features and not (config.n_markers and config.n_marker_context):
         raise ValueError("the features of a marker head are those of one with context")
