@@ -218,7 +218,11 @@ def classifier(data: Path, out: Path, detector_run: str, teachers: Sequence[str]
     save(by_patches(channels_last(net), sets, MPP, CLASSIFIER), out, "classifier")
 
 
-def choose_decoding(net: StarDistNet, held_out: dict[str, list[AnnotatedImage]]) -> dict[str, Any]:
+def choose_decoding(
+    net: StarDistNet,
+    held_out: dict[str, list[AnnotatedImage]],
+    autocast: torch.dtype | None = torch.bfloat16,
+) -> dict[str, Any]:
     """How to decode: the best mean PQ over the held-out sets, as values of a bundle's detector."""
     grid = net.config.grid
     truth: dict[str, list[NDArray[np.int32]]] = {name: [] for name in held_out}
@@ -227,7 +231,7 @@ def choose_decoding(net: StarDistNet, held_out: dict[str, list[AnnotatedImage]])
         for item in images:
             pixels, instances = resample(item, MPP)
             truth[name].append(instances)
-            dense[name] += predict_dense(net, pixels[None], autocast=torch.bfloat16)
+            dense[name] += predict_dense(net, pixels[None], autocast=autocast)
 
     def mean_pq(prob_threshold: float, nms_threshold: float, refine_at: tuple[float, ...]) -> float:
         scores = []

@@ -38,16 +38,20 @@ class StarDistConfig:
     n_markers : int
         Channels of the dense marker head (stardist's ``prob_class`` branch, with a sigmoid a
         marker in place of its softmax over classes); 0 builds none.
-    encoder : {"unet", "resnet"}
-        stardist's own plain convolutions, or `ResidualStarDistNet`.
+    encoder : {"unet", "resnet", "compact"}
+        stardist's own plain convolutions, `ResidualStarDistNet`, or `CompactStarDistNet`.
     n_blocks : int
         Residual blocks a level; only for ``resnet``.
     n_marker_context : int
         Filters of the layer in which the marker head also reads what lies beside the decoder's
-        map, see `MarkerContext`; 0 builds none. Only for ``resnet`` with two levels or more.
+        map, see `MarkerContext`; 0 builds none. Not for ``unet``, and with two levels or more.
     marker_features : bool
         Whether the output holds what the marker head's last layer reads, for marker models that
         read more than this network. Only with `n_marker_context`.
+    widths, blocks : tuple of int
+        Filters and residual blocks of each of the `n_depth` levels below the output grid, the
+        finest first; only for ``compact``, which takes neither filters nor blocks from elsewhere
+        but its stem's `n_filter_base`.
     """
 
     n_rays: Annotated[int, Field(ge=3)] = 32
@@ -57,10 +61,20 @@ class StarDistConfig:
     n_conv_after_unet: Annotated[int, Field(ge=0)] = 128
     batch_norm: bool = False
     n_markers: Annotated[int, Field(ge=0)] = 0
-    encoder: Literal["unet", "resnet"] = "unet"
+    encoder: Literal["unet", "resnet", "compact"] = "unet"
     n_blocks: Count = 2
     n_marker_context: Annotated[int, Field(ge=0)] = 0
     marker_features: bool = False
+    widths: tuple[Count, ...] = ()
+    blocks: tuple[Annotated[int, Field(ge=0)], ...] = ()
+
+    def __post_init__(self) -> None:
+        levels = self.n_depth if self.encoder == "compact" else 0
+        if not len(self.widths) == len(self.blocks) == levels:
+            raise ValueError(
+                f"encoder {self.encoder!r} with {self.n_depth} levels: it takes {levels} widths "
+                f"and as many blocks, not {len(self.widths)} and {len(self.blocks)}"
+            )
 
     @property
     def stride(self) -> int:
@@ -81,6 +95,13 @@ class StarDistConfig:
             # Two convolutions and a pooling before each halving, two convolutions behind it.
             reach = sum(3 * s for s in halvings) + sum(5 * s for s in levels)
             reach += 2 * self.grid * 2**self.n_depth + self.grid + self.grid * bool(self.n_markers)
+        elif self.encoder == "compact":
+            # Of each level, finest first: what brings it there, its blocks, the decoder's layer.
+            strides = [2 * s for s in levels]
+            reach = 1 + sum(halvings[1:]) + self.grid + sum(strides[:-1])
+            reach += sum(2 * s * n for s, n in zip(strides, self.blocks, strict=True))
+            reach += 2 * sum(strides[:-1]) + strides[0] + 2 * self.grid
+            reach += sum(strides[1:]) * bool(self.n_marker_context)
         else:
             reach = 2 + sum(halvings[1:]) + self.grid
             # A block's convolutions, the first on the finer grid; then the decoder's.
@@ -90,5 +111,6 @@ class StarDistConfig:
         return int(-(-reach // self.stride) * self.stride)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for a bundle's TOML."""
-        return asdict(self)
+        """Plain values, for a bundle's TOML; without what only another encoder has."""
+        values = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        return {k: v for k, v in values.items() if v != []}

@@ -19,7 +19,7 @@ from lymphinfer.nuclei.stardist.network import StarDistConfig, StarDistNet
 # nucleus comes out the same in every tile that sees it (tests/nuclei check it). For the U-Net of
 # the default depth that is its whole receptive field. The residual network's is wider, but the
 # training of the shipped shape left nothing beyond 128 px that moves a probability by 1e-4 or an
-# outline by 0.01 px.
+# outline by 0.01 px. Of a compact network all that it sees is read.
 CONTEXT_PX = {"unet": 112, "resnet": 128}
 MEASURED_STRIDE, MEASURED_BLOCKS = 16, 3
 # Tiles with wider margins would mostly be margins.
@@ -34,7 +34,7 @@ def context_px(config: StarDistConfig) -> int:
     ValueError
         More than a tile can have around it.
     """
-    least = CONTEXT_PX[config.encoder]
+    least = CONTEXT_PX.get(config.encoder, 0)
     measured = config.stride <= MEASURED_STRIDE and config.n_blocks <= MEASURED_BLOCKS
     if config.encoder == "resnet" and measured:
         return least

@@ -1,4 +1,4 @@
-"""StarDist's networks in PyTorch: its own U-Net layer for layer, and one with residual blocks."""
+"""StarDist's networks in PyTorch: its own U-Net layer for layer, and one of residual blocks."""
 
 from __future__ import annotations
 
@@ -136,13 +136,16 @@ def build_network(config: StarDistConfig) -> StarDistNet:
     ValueError
         Unknown ``config.encoder``, or one that has no maps for ``config.n_marker_context``.
     """
-    kinds = {"unet": UNetStarDistNet, "resnet": ResidualStarDistNet}
+    from lymphinfer.nuclei.stardist.compact import CompactStarDistNet
+
+    kinds: dict[str, type[StarDistNet]] = {"unet": UNetStarDistNet, "resnet": ResidualStarDistNet}
+    kinds["compact"] = CompactStarDistNet
     if config.encoder not in kinds:
         raise ValueError(f"encoder {config.encoder!r}: expected one of {', '.join(kinds)}")
-    if config.n_marker_context and (config.encoder != "resnet" or config.n_depth < 2):
+    if config.n_marker_context and (config.encoder == "unet" or config.n_depth < 2):
         raise ValueError(
             f"encoder {config.encoder!r} with {config.n_depth} levels: the context of a marker "
-            "head is read from a resnet of two levels or more"
+            "head is read from a compact network or resnet of two levels or more"
         )
     if config.marker_features and not (config.n_markers and config.n_marker_context):
         raise ValueError("the features of a marker head are those of one with context")

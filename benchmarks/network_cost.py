@@ -1,0 +1,112 @@
+"""What a bundle's networks cost: GFLOP/mm² counted, and s/mm² of the detector's network alone.
+
+python benchmarks/network_cost.py [--bundle he-v2 he-v1-fast ...] [--tile-px 1024] [--repeats 3]
+    [--rounds 2]
+
+Two FLOP a multiplication of a convolution, biases and activations left out, of the tile alone: the
+margins that tiles are read with come on top. The bundles take turns, so that a machine that slows
+down slows all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from bundle_arguments import add_bundle_arguments, open_bundle
+from process import machine
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from lymphinfer.bundles.loading import Bundle
+from lymphinfer.markers.two_scale import FarScale
+from lymphinfer.nuclei.stardist.detector import StarDistDetector
+from lymphinfer.nuclei.stardist.infer import to_input
+
+
+@torch.inference_mode()
+def gflop_per_mm2(net: nn.Module, side_px: int, mpp: float) -> float:
+    """Of a network that takes (1, 3, side_px, side_px) at a pixel size in µm/px."""
+    total = 0
+
+    def add(module: nn.Module, _: Any, output: Tensor) -> None:
+        nonlocal total
+        assert isinstance(module, nn.Conv2d)
+        taps = module.weight[0].numel()
+        total += 2 * taps * output.numel()
+
+    convolutions = [m for m in net.modules() if isinstance(m, nn.Conv2d)]
+    hooks = [m.register_forward_hook(add) for m in convolutions]
+    net(torch.rand(1, 3, side_px, side_px))
+    for hook in hooks:
+        hook.remove()
+    return total / 1e9 / (side_px * mpp / 1000) ** 2
+
+
+def detector_of(bundle: Bundle) -> StarDistDetector:
+    """Of a bundle whose detector is a StarDist on the CPU."""
+    found = bundle.own_detector
+    if not isinstance(found, StarDistDetector):
+        raise SystemExit(f"{bundle.manifest.name}: its detector is no StarDist")
+    return found
+
+
+@torch.inference_mode()
+def seconds(detector: StarDistDetector, side_px: int, repeats: int) -> float:
+    """Best of some passes over a square."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (1, side_px, side_px, 3), dtype=np.uint8)
+    x = to_input(pixels, detector.net.config.stride)
+    run = detector.run or detector.net
+    run(x)
+    best = float("inf")
+    for _ in range(repeats):
+        began = time.perf_counter()
+        run(x)
+        best = min(best, time.perf_counter() - began)
+    return best
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_bundle_arguments(parser, "he-v2")
+    parser.add_argument("--others", nargs="*", default=[], metavar="BUNDLE")
+    parser.add_argument("--tile-px", type=int, default=1024)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
+    arguments = parser.parse_args()
+    bundles = []
+    for name in (arguments.bundle, *arguments.others):
+        bundles.append(open_bundle(argparse.Namespace(**vars(arguments) | {"bundle": name})))
+    best = [float("inf")] * len(bundles)
+    side = arguments.tile_px
+    for _ in range(arguments.rounds):
+        for i, bundle in enumerate(bundles):
+            best[i] = min(best[i], seconds(detector_of(bundle), side, arguments.repeats))
+    table = Table(title=f"{machine()}, {torch.get_num_threads()} threads, {bundles[0].runtime}")
+    for column in ("bundle", "parameters", "GFLOP/mm²", "s/mm²", "GFLOP/s", "far GFLOP/mm²"):
+        table.add_column(column, justify="right")
+    for bundle, took in zip(bundles, best, strict=True):
+        detector = detector_of(bundle)
+        mpp = bundle.manifest.mpp * detector.scale**-1
+        cost = gflop_per_mm2(detector.net, side, mpp)
+        per_mm2 = took / (side * mpp / 1000) ** 2
+        far = bundle.markers.far
+        table.add_row(
+            Path(bundle.manifest.folder).name,
+            f"{sum(p.numel() for p in detector.net.parameters()):,}",
+            f"{cost:,.0f}",
+            f"{per_mm2:.2f}",
+            f"{cost / per_mm2:.0f}",
+            f"{gflop_per_mm2(far.net, 512, far.mpp):.0f}" if isinstance(far, FarScale) else "",
+        )
+    Console(width=110).print(table)
+
+
+if __name__ == "__main__":
+    main()
