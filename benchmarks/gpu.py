@@ -1,0 +1,372 @@
+"""Seconds per mm² of `predict` on a GPU, stage by stage, and what keeps the GPU waiting.
+
+python benchmarks/gpu.py --source DIR/slides/CMU-1-Small-Region.svs --seconds 480 --json gpu.json
+python benchmarks/gpu.py --source DIR/consep/test --source-mpp 0.25 --device cpu --seconds 60
+
+Makes a slide of --area mm² out of real H&E (`real_slide.py`), and measures on it: the whole command
+by one process and by several that share the GPU (`--devices cuda:0,cuda:0`); the prediction within
+a process, cold and warm, with the time that the GPU spends in the networks; each network alone by
+precision and batch; copies to and from the GPU; what the CPU does for a tile, by number of threads;
+and one ConvNeXt-Base patch a nucleus on the same GPU. A part begins only where the seconds that are
+left allow it, and --json holds after each part what was measured so far. With --device cpu all of
+it runs as a rehearsal, on an area that a CPU can do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from gpu_watch import Watch, card, timed_networks
+from numpy.typing import NDArray
+from process import machine, run
+from real_slide import tissue, write_mosaic
+
+from lymphinfer.batch.single import predict_slide
+from lymphinfer.bundles.loading import Bundle, load_bundle
+from lymphinfer.cells.outlines import clean
+from lymphinfer.compute import half_type, precision_name, resolve_device
+from lymphinfer.nuclei.stardist.infer import to_input
+from lymphinfer.predict.settings import PredictSettings
+from lymphinfer.runtime import choose_runtime
+from lymphinfer.slides import open_slide
+
+Row = dict[str, Any]
+TILE_PX = 2048
+
+
+class Report:
+    """What was measured, by part; written after each."""
+
+    def __init__(self, path: Path | None, seconds: float):
+        self.path, self.ends = path, time.monotonic() + seconds
+        self.parts: dict[str, Any] = {}
+
+    @property
+    def left(self) -> float:
+        """Seconds of the budget."""
+        return self.ends - time.monotonic()
+
+    def part(self, name: str, needs_s: float, work: Callable[[], Any]) -> Any:
+        """Do a part if there is time for it; one that fails does not end the rest."""
+        began, result = time.monotonic(), None
+        if self.left < needs_s:
+            self.parts[name] = f"left out: {self.left:.0f} s left of the {needs_s:.0f} it may take"
+        else:
+            try:
+                result = self.parts[name] = work()
+            except (Exception, SystemExit) as error:
+                traceback.print_exc()
+                self.parts[name] = f"failed: {type(error).__name__}: {error}"
+        print(f"== {name} ({time.monotonic() - began:.1f} s)", flush=True)
+        print(json.dumps(self.parts[name], indent=1, default=str), flush=True)
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.write_text(json.dumps(self.parts, indent=1, default=str) + "\n")
+        return result
+
+
+def make_slide(options: argparse.Namespace) -> Row:
+    """Write the slide of the area."""
+    side = round(options.area**0.5 * 1000 / options.mpp)
+    began = time.perf_counter()
+    piece = tissue(options.source, options.source_mpp, options.mpp)
+    size = write_mosaic(options.slide, piece, (side, side), options.mpp)
+    piece_mm2 = piece.shape[0] * piece.shape[1] * (options.mpp / 1000) ** 2
+    return {"source": options.source.name, "piece_mm2": round(piece_mm2, 3), "side_px": side,
+            "mpp": options.mpp, "file_mb": size / 2**20,
+            "seconds": time.perf_counter() - began}  # fmt: skip
+
+
+def by_area(summary: Row, wall: float) -> Row:
+    """A prediction's cost per mm² of tissue."""
+    area = summary["tissue_mm2"]
+    stages = {f"{name} s/mm²": s / area for name, s in summary["seconds"].items()}
+    return {"tissue_mm2": area, "nuclei": summary["nuclei"],
+            "nuclei per mm²": summary["nuclei"] / area, "wall_s": wall, "s/mm²": wall / area,
+            "slide to file s/mm²": summary["seconds"]["total"] / area,
+            "stages, summed over threads": stages,
+            "precision": summary["arguments"]["precision"]}  # fmt: skip
+
+
+def whole_command(options: argparse.Namespace, processes: int) -> Row:
+    """`lymphinfer predict` from nothing, by several processes on the device."""
+    out = Path(tempfile.mkdtemp(prefix="gpu-"))
+    name = "cuda:0" if options.device == "cuda" else options.device
+    workers = options.workers or max(2, (os.cpu_count() or 2) // processes)
+    command = [sys.executable, "-m", "lymphinfer", "predict", str(options.slide), "--out", str(out),
+               "--bundle", options.bundle, "--precision", options.precision,
+               "--workers", str(workers)]  # fmt: skip
+    command += ["--device", name] if processes == 1 else ["--devices", ",".join([name] * processes)]
+    try:
+        with Watch(options.device) as watch:
+            cost = run(command, dict(os.environ))
+        summary = json.loads((out / options.slide.stem / "summary.json").read_text())
+    finally:
+        shutil.rmtree(out, ignore_errors=True)
+    return {"processes": processes, "workers a process": workers, **by_area(summary, cost.seconds),
+            "cores busy": cost.cpu_seconds / cost.seconds,
+            "core-seconds/mm²": cost.cpu_seconds / summary["tissue_mm2"],
+            "peak_host_mb": cost.peak_mb, **watch.found()}  # fmt: skip
+
+
+def in_process(options: argparse.Namespace, bundle: Bundle) -> Row:
+    """A prediction by a bundle that is loaded, with the device's time in each network."""
+    out = Path(tempfile.mkdtemp(prefix="gpu-"))
+    on_gpu = options.device == "cuda"
+    workers = options.workers or max(2, (os.cpu_count() or 2) - 1)
+    settings = PredictSettings(bundle=options.bundle, device=options.device,
+                               precision=options.precision, workers=workers)  # fmt: skip
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    me = psutil.Process()
+    try:
+        with Watch(options.device) as watch, timed_networks(bundle) as spent:
+            cpu, began = sum(me.cpu_times()[:2]), time.perf_counter()
+            result = predict_slide(options.slide, out / "slide", settings=settings, bundle=bundle)
+            wall, cpu = time.perf_counter() - began, sum(me.cpu_times()[:2]) - cpu
+    finally:
+        shutil.rmtree(out, ignore_errors=True)
+    area = result.summary["tissue_mm2"]
+    row = {"workers": workers, **by_area(result.summary, wall), "cores busy": cpu / wall,
+           "core-seconds/mm²": cpu / area, **watch.found()}  # fmt: skip
+    if on_gpu:
+        row |= {f"device s/mm² in {name}": s / area for name, s in spent().items()}
+        row["device share in networks"] = sum(spent().values()) / wall
+        row["peak_device_mb, torch"] = torch.cuda.max_memory_allocated() / 2**20
+    return row
+
+
+def a_tile(options: argparse.Namespace, bundle: Bundle) -> NDArray[np.uint8]:
+    """Pixels of a tile with its halo, from the middle of the slide."""
+    side = min(TILE_PX, options.tile) + 2 * bundle.halo_px
+    with open_slide(options.slide, None) as slide:
+        width, height = slide.dimensions_at(bundle.manifest.mpp)
+        return slide.read_region(width // 2 - side // 2, height // 2 - side // 2, side, side,
+                                 bundle.manifest.mpp)  # fmt: skip
+
+
+def seconds_of(work: Callable[[], Any], device: str, repeats: int) -> float:
+    """Median time of one call, the device's work included."""
+    took = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        work()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        took.append(time.perf_counter() - began)
+    return statistics.median(took)
+
+
+@contextmanager
+def cudnn_benchmark(on: bool) -> Iterator[None]:
+    was, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, on
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = was
+
+
+@torch.inference_mode()
+def networks(options: argparse.Namespace, bundle: Bundle, report: Report) -> list[Row]:
+    """The detector's network alone, on pixels that lie on the device."""
+    net: Any = (
+        bundle.detector.reader.net if hasattr(bundle.detector, "reader") else bundle.detector.net
+    )  # type: ignore[attr-defined]
+    pixels = a_tile(options, bundle)
+    core_mm2 = (min(TILE_PX, options.tile) * bundle.manifest.mpp / 1000) ** 2
+    on_gpu = options.device == "cuda"
+    flop = _flop(net, pixels.shape)
+    rows = []
+    kinds: list[tuple[str, torch.dtype | None, int, bool, str]] = [("fp32", None, 1, False, "")]
+    if on_gpu:
+        bf16, fp16 = torch.bfloat16, torch.float16
+        kinds = [("bf16", bf16, n, False, "") for n in (1, 2, 4)]
+        kinds += [("fp16", fp16, 1, False, ""), ("bf16", bf16, 1, True, ""),
+                  ("bf16", bf16, 1, False, "half weights"), ("fp32", None, 1, False, ""),
+                  ("bf16", bf16, 1, False, "torch.compile")]  # fmt: skip
+    for name, dtype, batch, benchmark, how in kinds:
+        if report.left < (90 if how == "torch.compile" else 20) and rows:
+            break
+        x = to_input(np.repeat(pixels[None], batch, 0), net.config.stride).to(options.device)
+        called = net
+        if how == "half weights":
+            import copy
+
+            called, x, dtype = copy.deepcopy(net).to(dtype), x.to(dtype), None
+        elif how == "torch.compile":
+            called = torch.compile(net)
+        half = torch.autocast(options.device, dtype=dtype) if dtype is not None else nullcontext()
+        if on_gpu:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        with half, cudnn_benchmark(benchmark):
+            first = seconds_of(lambda: called(x), options.device, 1)  # noqa: B023
+            warm = seconds_of(lambda: called(x), options.device, 8 if on_gpu else 1)  # noqa: B023
+        row = {"precision": name, "batch": batch, "cudnn.benchmark": benchmark, "how": how,
+               "input_px": list(pixels.shape[:2]), "first_call_s": first,
+               "ms a tile": warm / batch * 1e3, "s/mm² of core": warm / batch / core_mm2,
+               "TFLOP/s": flop * batch / warm / 1e12}  # fmt: skip
+        if on_gpu:
+            row["peak_device_mb"] = torch.cuda.max_memory_allocated() / 2**20
+        rows.append(row)
+    return rows
+
+
+def _flop(net: torch.nn.Module, shape: tuple[int, ...]) -> float:
+    """Operations of one tile, a multiply-add as two, from those of a small one."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    device = next(net.parameters()).device
+    with FlopCounterMode(display=False) as counter:
+        net(torch.zeros(1, 3, 256, 256, device=device))
+    return counter.get_total_flops() * shape[0] * shape[1] / 256**2
+
+
+@torch.inference_mode()
+def copies(options: argparse.Namespace, bundle: Bundle) -> Row:
+    """A tile to the device, and a dense prediction's bytes back."""
+    pixels = torch.from_numpy(a_tile(options, bundle).copy())
+    side = pixels.shape[0] // 2
+    maps = torch.zeros(1 + 32 + 32, side, side, device=options.device)
+    pinned_in, pinned_out = pixels.pin_memory(), torch.empty(maps.shape, pin_memory=True)
+    times = {
+        "tile up": seconds_of(lambda: pixels.to(options.device), options.device, 5),
+        "tile up, pinned": seconds_of(lambda: pinned_in.to(options.device), options.device, 5),
+        "maps down": seconds_of(lambda: maps.cpu(), options.device, 5),
+        "maps down, pinned": seconds_of(lambda: pinned_out.copy_(maps), options.device, 5),
+        "tile to float by the CPU": seconds_of(
+            lambda: to_input(pixels.numpy()[None], 16), options.device, 3),
+    }  # fmt: skip
+    return {"tile_mb": pixels.nbytes / 2**20, "maps_mb": maps.nbytes / 2**20,
+            **{f"{name}, ms": s * 1e3 for name, s in times.items()}}  # fmt: skip
+
+
+def on_the_cpu(options: argparse.Namespace, bundle: Bundle) -> list[Row]:
+    """What the CPU does for a tile: tiles a second by number of threads."""
+    pixels = a_tile(options, bundle)
+    core_mm2 = (min(TILE_PX, options.tile) * bundle.manifest.mpp / 1000) ** 2
+    dense = bundle.detector.infer(pixels)
+    detection = bundle.detector.decode(dense)
+    polygons = detection.polygons.astype(np.float64) * 1.3 + 1000
+    rows = []
+    with open_slide(options.slide, None) as slide:
+        side, mpp = pixels.shape[0], bundle.manifest.mpp
+        width, height = slide.dimensions_at(mpp)
+        places = np.random.default_rng(0).integers(
+            0, [max(1, width - side), max(1, height - side)], (64, 2))  # fmt: skip
+        stages: dict[str, Callable[[int], Any]] = {
+            "read": lambda i: slide.read_region(*map(int, places[i % 64]), side, side, mpp),
+            "decode": lambda i: bundle.detector.decode(dense),
+            "outlines": lambda i: clean(polygons),
+        }
+        threads = [n for n in (1, 4, 16) if n <= (os.cpu_count() or 1)]
+        for stage, work in stages.items():
+            for count in threads:
+                with ThreadPoolExecutor(count) as pool:
+                    began = time.perf_counter()
+                    list(pool.map(work, range(count)))
+                    took = (time.perf_counter() - began) / count
+                rows.append({"stage": stage, "threads": count, "nuclei": len(detection),
+                             "ms a tile": took * 1e3,
+                             "s/mm² of core": took / core_mm2})  # fmt: skip
+    return rows
+
+
+@torch.inference_mode()
+def convnext(options: argparse.Namespace, nuclei_per_mm2: float) -> list[Row]:
+    """The network alone of a ConvNeXt-Base that sees 112 px around each nucleus."""
+    import timm
+
+    net = timm.create_model("convnext_base", num_classes=4).eval()
+    net = net.to(options.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    on_gpu = options.device == "cuda"
+    rows = []
+    for name, dtype in (("bf16", torch.bfloat16), ("fp32", None)) if on_gpu else (("fp32", None),):
+        batch = 256 if on_gpu else 4
+        x = torch.rand(batch, 3, 112, 112, device=options.device)
+        x = x.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(options.device, dtype=dtype) if dtype is not None else nullcontext():
+            seconds_of(lambda: net(x), options.device, 1)  # noqa: B023
+            took = seconds_of(lambda: net(x), options.device, 5 if on_gpu else 1) / batch  # noqa: B023
+        rows.append({"precision": name, "batch": batch, "s a nucleus": took,
+                     "s/mm² at the measured density": took * nuclei_per_mm2})  # fmt: skip
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--source", type=Path, required=True, help="a slide, or a folder of images")
+    parser.add_argument("--source-mpp", type=float, help="µm/px of the images")
+    parser.add_argument("--mpp", type=float, default=0.25, help="µm/px of the slide that is made")
+    parser.add_argument("--area", type=float, help="mm² of it; 64 on a GPU, 0.5 on a CPU")
+    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
+    parser.add_argument("--bundle", default="he-v2")
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--processes", type=int, nargs="+", help="1 4 8 on a GPU, 1 on a CPU")
+    parser.add_argument(
+        "--workers", type=int, help="threads a process; by default all cores' worth"
+    )
+    parser.add_argument("--tile", type=int, default=TILE_PX, help="of the parts on one tile, px")
+    parser.add_argument("--seconds", type=float, default=480, help="for all of it")
+    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "lymphinfer")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    on_gpu = options.device == "cuda"
+    options.area = options.area or (64.0 if on_gpu else 0.5)
+    options.processes = options.processes or ([1, 4, 8] if on_gpu else [1])
+    options.cache.mkdir(parents=True, exist_ok=True)
+    options.slide = options.cache / f"gpu-{options.area:g}.svs"
+    device = resolve_device(options.device)
+    autocast = half_type(device, options.precision)
+    runtime = choose_runtime(device)
+    report = Report(options.json, options.seconds)
+    report.part("machine", 0, lambda: {
+        "cpu": machine(), "torch": torch.__version__, "precision": precision_name(autocast),
+        "runtime": runtime, **card(options.device),
+    })  # fmt: skip
+    if report.part("slide", 0, lambda: make_slide(options)) is None:
+        raise SystemExit(1)
+    began = time.perf_counter()
+    bundle = load_bundle(options.bundle, device=device, autocast=autocast, runtime=runtime)
+    report.parts["machine"]["bundle_loaded_s"] = time.perf_counter() - began
+
+    area = options.area
+    cold = report.part("predict in this process, cold", 2 * area if on_gpu else 0,
+                       lambda: in_process(options, bundle))  # fmt: skip
+    if on_gpu:
+        report.part("predict in this process, warm", area, lambda: in_process(options, bundle))
+    estimate = 1.5 * cold["wall_s"] + 20 if cold else 60
+    for count in options.processes:
+        report.part(f"lymphinfer predict, {count} processes", estimate if on_gpu else 0,
+                    lambda n=count: whole_command(options, n))  # type: ignore[misc]  # fmt: skip
+    report.part("what the CPU does for a tile", 20, lambda: on_the_cpu(options, bundle))
+    if on_gpu:
+        report.part("copies", 5, lambda: copies(options, bundle))
+    density = cold["nuclei per mm²"] if cold else 5500.0
+    report.part("ConvNeXt-Base, a patch a nucleus, network alone; TIAToolbox is not measured here",
+                20 if on_gpu else 5, lambda: convnext(options, density))  # fmt: skip
+    report.part("detector's network alone", 20, lambda: networks(options, bundle, report))
+    with suppress(OSError):
+        options.slide.unlink()
+
+
+if __name__ == "__main__":
+    main()
