@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 from process import machine, run
 from real_slide import tissue, write_mosaic
 
+from lymphinfer import transfers
 from lymphinfer.batch.single import predict_slide
 from lymphinfer.bundles.loading import Bundle, load_bundle
 from lymphinfer.cells.outlines import clean
@@ -104,22 +105,38 @@ def by_area(summary: Row, wall: float) -> Row:
             "precision": summary["arguments"]["precision"]}  # fmt: skip
 
 
-def whole_command(options: argparse.Namespace, processes: int) -> Row:
+def whole_command(options: argparse.Namespace, processes: int, slides: int = 1) -> Row:
     """`lymphinfer predict` from nothing, by several processes on the device."""
     out = Path(tempfile.mkdtemp(prefix="gpu-"))
+    source, stem = options.slide, options.slide.stem
+    if slides > 1:
+        source = out / "slides"
+        source.mkdir()
+        for number in range(slides):
+            (source / f"{stem}-{number}.svs").symlink_to(options.slide.resolve())
     name = "cuda:0" if options.device == "cuda" else options.device
-    workers = options.workers or max(2, (os.cpu_count() or 2) // processes)
-    command = [sys.executable, "-m", "lymphinfer", "predict", str(options.slide), "--out", str(out),
+    workers = options.workers or max(2, (os.cpu_count() or 2) // processes + 1)
+    command = [sys.executable, "-m", "lymphinfer", "predict", str(source), "--out", str(out / "found"),
                "--bundle", options.bundle, "--precision", options.precision,
                "--workers", str(workers)]  # fmt: skip
     command += ["--device", name] if processes == 1 else ["--devices", ",".join([name] * processes)]
     try:
         with Watch(options.device) as watch:
             cost = run(command, dict(os.environ))
-        summary = json.loads((out / options.slide.stem / "summary.json").read_text())
+        found = [json.loads(p.read_text()) for p in (out / "found").rglob("summary.json")]
     finally:
         shutil.rmtree(out, ignore_errors=True)
-    return {"processes": processes, "workers a process": workers, **by_area(summary, cost.seconds),
+    found = [each for each in found if "tissue_mm2" in each]
+    if len(found) != slides:
+        raise SystemExit(f"{len(found)} of {slides} slides have a summary")
+    names = found[0]["seconds"]
+    summary = {
+        **found[0],
+        "tissue_mm2": sum(each["tissue_mm2"] for each in found),
+        "nuclei": sum(each["nuclei"] for each in found),
+        "seconds": {n: sum(each["seconds"].get(n, 0.0) for each in found) for n in names},
+    }
+    return {"slides": slides, "processes": processes, "workers a process": workers, **by_area(summary, cost.seconds),
             "cores busy": cost.cpu_seconds / cost.seconds,
             "core-seconds/mm²": cost.cpu_seconds / summary["tissue_mm2"],
             "peak_host_mb": cost.peak_mb, **watch.found()}  # fmt: skip
@@ -150,6 +167,15 @@ def in_process(options: argparse.Namespace, bundle: Bundle) -> Row:
         row["device share in networks"] = sum(spent().values()) / wall
         row["peak_device_mb, torch"] = torch.cuda.max_memory_allocated() / 2**20
     return row
+
+
+def waiting(options: argparse.Namespace, bundle: Bundle) -> Row:
+    """The same with no copy beside the device's work."""
+    transfers.OVERLAP = False
+    try:
+        return in_process(options, bundle)
+    finally:
+        transfers.OVERLAP = True
 
 
 def a_tile(options: argparse.Namespace, bundle: Bundle) -> NDArray[np.uint8]:
@@ -183,7 +209,9 @@ def cudnn_benchmark(on: bool) -> Iterator[None]:
 
 
 @torch.inference_mode()
-def networks(options: argparse.Namespace, bundle: Bundle, report: Report) -> list[Row]:
+def networks(
+    options: argparse.Namespace, bundle: Bundle, report: Report, compiled: bool = False
+) -> list[Row]:
     """The detector's network alone, on pixels that lie on the device."""
     net: Any = (
         bundle.detector.reader.net if hasattr(bundle.detector, "reader") else bundle.detector.net
@@ -198,10 +226,11 @@ def networks(options: argparse.Namespace, bundle: Bundle, report: Report) -> lis
         bf16, fp16 = torch.bfloat16, torch.float16
         kinds = [("bf16", bf16, n, False, "") for n in (1, 2, 4)]
         kinds += [("fp16", fp16, 1, False, ""), ("bf16", bf16, 1, True, ""),
-                  ("bf16", bf16, 1, False, "half weights"), ("fp32", None, 1, False, ""),
-                  ("bf16", bf16, 1, False, "torch.compile")]  # fmt: skip
+                  ("bf16", bf16, 1, False, "half weights"), ("fp32", None, 1, False, "")]  # fmt: skip
+        if compiled:
+            kinds = [("bf16", bf16, 1, False, "torch.compile")]
     for name, dtype, batch, benchmark, how in kinds:
-        if report.left < (90 if how == "torch.compile" else 20) and rows:
+        if report.left < 15 and rows:
             break
         x = to_input(np.repeat(pixels[None], batch, 0), net.config.stride).to(options.device)
         called = net
@@ -298,7 +327,7 @@ def convnext(options: argparse.Namespace, nuclei_per_mm2: float) -> list[Row]:
     on_gpu = options.device == "cuda"
     rows = []
     for name, dtype in (("bf16", torch.bfloat16), ("fp32", None)) if on_gpu else (("fp32", None),):
-        batch = 256 if on_gpu else 4
+        batch = 256 if on_gpu else 1
         x = torch.rand(batch, 3, 112, 112, device=options.device)
         x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast(options.device, dtype=dtype) if dtype is not None else nullcontext():
@@ -326,6 +355,8 @@ def main() -> None:
     )
     parser.add_argument("--tile", type=int, default=TILE_PX, help="of the parts on one tile, px")
     parser.add_argument("--seconds", type=float, default=480, help="for all of it")
+    parser.add_argument("--slides", type=int, default=8, help="of a folder, on a GPU; 1: leave out")
+    parser.add_argument("--brief", action="store_true", help="the whole commands alone")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "lymphinfer")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -348,22 +379,35 @@ def main() -> None:
     bundle = load_bundle(options.bundle, device=device, autocast=autocast, runtime=runtime)
     report.parts["machine"]["bundle_loaded_s"] = time.perf_counter() - began
 
-    area = options.area
-    cold = report.part("predict in this process, cold", 2 * area if on_gpu else 0,
-                       lambda: in_process(options, bundle))  # fmt: skip
-    if on_gpu:
-        report.part("predict in this process, warm", area, lambda: in_process(options, bundle))
-    estimate = 1.5 * cold["wall_s"] + 20 if cold else 60
+    area, cold = options.area, None
+    if not options.brief:
+        cold = report.part("predict in this process, cold", 2 * area if on_gpu else 0,
+                           lambda: in_process(options, bundle))  # fmt: skip
+    estimate = 1.5 * cold["wall_s"] + 15 if cold else area
+    if on_gpu and not options.brief:
+        report.part("predict in this process, warm", estimate, lambda: in_process(options, bundle))
     for count in options.processes:
         report.part(f"lymphinfer predict, {count} processes", estimate if on_gpu else 0,
                     lambda n=count: whole_command(options, n))  # type: ignore[misc]  # fmt: skip
-    report.part("what the CPU does for a tile", 20, lambda: on_the_cpu(options, bundle))
+    if options.brief:
+        return
     if on_gpu:
+        report.part("predict in this process, every copy waited for", estimate,
+                    lambda: waiting(options, bundle))  # fmt: skip
         report.part("copies", 5, lambda: copies(options, bundle))
+    report.part("what the CPU does for a tile", 20 if on_gpu else 0,
+                lambda: on_the_cpu(options, bundle))  # fmt: skip
+    report.part("detector's network alone", 20 if on_gpu else 0,
+                lambda: networks(options, bundle, report))  # fmt: skip
     density = cold["nuclei per mm²"] if cold else 5500.0
     report.part("ConvNeXt-Base, a patch a nucleus, network alone; TIAToolbox is not measured here",
-                20 if on_gpu else 5, lambda: convnext(options, density))  # fmt: skip
-    report.part("detector's network alone", 20, lambda: networks(options, bundle, report))
+                15, lambda: convnext(options, density))  # fmt: skip
+    if on_gpu and options.slides > 1:
+        report.part(f"lymphinfer predict, {options.slides} slides by {max(options.processes)} "
+                    "processes", options.slides * estimate / 3,
+                    lambda: whole_command(options, max(options.processes), options.slides))  # fmt: skip
+    report.part("torch.compile", 100 if on_gpu else 1e9,
+                lambda: networks(options, bundle, report, compiled=True))  # fmt: skip
     with suppress(OSError):
         options.slide.unlink()
 
