@@ -328,8 +328,8 @@ def worker_processes(settings: PredictSettings, options: BatchOptions) -> Iterat
         A device is not on this machine.
     """
     devices = device_names(options, settings.device)
-    cpus = devices.count("cpu")
-    threads = max(1, (os.cpu_count() or 1) // cpus) if cpus > 1 else None
+    # On a GPU the CPU decodes: workers that share it share the cores too.
+    threads = max(1, (os.cpu_count() or 1) // len(devices)) if len(devices) > 1 else None
     yield Processes(devices, threads, options.worker_setup)
 
 

@@ -21,6 +21,7 @@ from lymphinfer.nuclei.detector import Detection, Detector, polygon_centroids
 from lymphinfer.nuclei.stardist.detector import StarDistDetector, TilePrediction
 from lymphinfer.nuclei.stardist.network import StarDistNet
 from lymphinfer.runtime import OpenVinoNet
+from lymphinfer.transfers import Ready, beside, to_device
 from lymphinfer.validation import Count, table
 
 RINGS = ((0.35, 1.0), (0.75, 2.0))
@@ -172,8 +173,14 @@ def near_features(
 class NearDense:
     """A detector's dense prediction beside the near maps of the same tile."""
 
-    def __init__(self, dense: Any, maps: NDArray[np.float32], step_px: NDArray[np.float32]):
-        self.dense, self.maps, self.step_px = dense, maps, step_px
+    def __init__(
+        self,
+        dense: Any,
+        maps: NDArray[np.float32],
+        step_px: NDArray[np.float32],
+        ready: Ready | None = None,
+    ):
+        self.dense, self.maps, self.step_px, self.ready = dense, maps, step_px, ready
 
 
 class NearMarkers:
@@ -243,6 +250,8 @@ class NearMarkers:
         """See `Detector.decode`; the nuclei have `near`."""
         found = self.detector.decode(dense.dense)
         points, weights = near_points(found.polygons)
+        if dense.ready is not None:
+            dense.ready.wait()
         near = near_features(dense.maps, points, weights, dense.step_px)
         return Detection(found.polygons, found.probability, found.marker_logits, found.extras, near)
 
@@ -252,7 +261,7 @@ def near_dense(dense: Any, read: TilePrediction, reader: StarDistDetector) -> Ne
     maps = read.dense.marker_features
     assert maps is not None
     step_px = (2 * reader.net.config.grid / np.array(read.scale)).astype(np.float32)
-    return NearDense(dense, maps, step_px)
+    return NearDense(dense, maps, step_px, read.dense.ready)
 
 
 class FarMap:
@@ -269,17 +278,16 @@ class FarMap:
 
     def __init__(self, net: FarNet, features: Tensor, origin_px: tuple[int, int]):
         self.net, self.features, self.origin_px = net, features, origin_px
+        self.ready = Ready(features.device)
 
     @torch.inference_mode()
     def at(self, centers_far: NDArray[np.floating]) -> NDArray[np.float32]:
         """Logits (N, outputs) of nuclei (x, y) on the far grid, the slide's corner at (0, 0)."""
         centers = np.asarray(centers_far, np.float64) - np.array(self.origin_px)
-        sampled = sample_features(
-            self.features,
-            torch.from_numpy(centers.astype(np.float32)),
-            self.net.config.out_stride,
-        )
-        logits: NDArray[np.float32] = self.net.tell(sampled).float().cpu().numpy()
+        points = torch.from_numpy(centers.astype(np.float32))
+        with beside(self.features.device, self.ready):
+            sampled = sample_features(self.features, points, self.net.config.out_stride)
+            logits: NDArray[np.float32] = self.net.tell(sampled).float().cpu().numpy()
         return logits
 
 
@@ -339,7 +347,7 @@ class FarScale:
         origin_px : tuple of int
             Its corner (x, y).
         """
-        x = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None].to(self.device)
+        x = to_device(pixels, self.device).permute(2, 0, 1)[None]
         x = (x.float() / 255).contiguous(memory_format=torch.channels_last)
         half = self.autocast is not None
         with torch.autocast(self.device.type, dtype=self.autocast, enabled=half):

@@ -156,6 +156,7 @@ class TilePipeline:
         behind = max(2, self.workers // 2)
         reading: deque[tuple[Shard, Tile, Future[NDArray[np.uint8]]]] = deque()
         decoding: deque[tuple[Shard, list[Future[TileNuclei]]]] = deque()
+        tables: deque[tuple[Shard, Future[pa.Table]]] = deque()
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="lymphinfer")
 
         def read_ahead() -> None:
@@ -188,10 +189,13 @@ class TilePipeline:
                     on_tile(sum(self._classify(part.result(), state) for part in decoded))
                     state.missing -= 1
                     if not state.missing:
-                        fields = [f for t in shard.tiles for f in self.blurred.pop(t.index)]
-                        yield shard, with_fields(self._table(progress.pop(shard.id)), fields)
+                        made = pool.submit(self._table, shard, progress.pop(shard.id))
+                        tables.append((shard, made))
                     if reading:
                         break
+                while tables and (tables[0][1].done() or not (reading or decoding)):
+                    shard, made = tables.popleft()
+                    yield shard, made.result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -262,7 +266,8 @@ class TilePipeline:
                 patches = markers.patches(pixels, centers)
         return TileNuclei(rings, detection, patches, centers_level0, cleaned.dropped)
 
-    def _table(self, shard: _ShardInProgress) -> pa.Table:
+    def _table(self, of: Shard, shard: _ShardInProgress) -> pa.Table:
+        fields = [field for tile in of.tiles for field in self.blurred.pop(tile.index)]
         manifest, markers = self.bundle.manifest, self.bundle.markers
         panel = manifest.panel
         called_from = manifest.calls_at(self.operating_point)
@@ -293,6 +298,7 @@ class TilePipeline:
                     for name in shard.extras[0]
                 },
             )
+        table = with_fields(table, fields)
         if not shard.dropped:
             return table
         # With the shard, so that a resumed run tells of the same outlines as an undisturbed one.

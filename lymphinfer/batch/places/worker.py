@@ -90,7 +90,7 @@ def main(
     device : str
         As `resolve_device` takes it.
     threads : int or None
-        Of the networks on the CPU; torch's own choice by default.
+        Of the networks on the CPU and of the decoding of nuclei; all cores by default.
     log_level : int
     setup : callable, optional
         Called once before any task, such as to register a reader.
@@ -103,6 +103,8 @@ def main(
     root.handlers, root.level = [_PipeHandler(send)], log_level
     if threads:
         torch.set_num_threads(threads)
+        # StarDist brings an OpenMP of its own, which reads it when it is loaded.
+        os.environ["OMP_NUM_THREADS"] = str(threads)
     if setup is not None:
         setup()
     performer = Performer(device)

@@ -49,7 +49,7 @@ def context_px(config: StarDistConfig) -> int:
 
 
 class TilePrediction(NamedTuple):
-    """A dense prediction, and network pixels per tile pixel along x and y."""
+    """A dense prediction, to be waited for, and network pixels per tile pixel along x and y."""
 
     dense: DensePrediction
     scale: tuple[float, float]
@@ -129,11 +129,13 @@ class StarDistDetector:
             autocast=self.autocast,
             n_views=self.n_views,
             run=self.run,
+            wait=False,
         )[0]
         return TilePrediction(dense, scale)
 
     def polygons(self, dense: DensePrediction) -> StarPolygons:
         """Nuclei of a dense prediction, px of the network's input."""
+        dense.wait()
         grid = self.net.config.grid
         found = decode(
             dense.prob,
