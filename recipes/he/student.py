@@ -232,7 +232,7 @@ class Training:
         teacher: Teacher,
         network: StarDistConfig = NETWORK,
         *,
-            batch: int = 64,
+        batch: int = 64,
         rate: float = 3e-3,
         initial: Path | None = None,
     ):
@@ -255,6 +255,10 @@ class Training:
         self.scale = measure_scale(self.teacher, self.reader, crops, batch, self.dtype)
         self.step, self.seconds = 0, 0.0
         self.sums: dict[str, Tensor] = {}
+        # The tensors stay the same ones: states are copied into them.
+        theirs = self.net.state_dict()
+        ours = {k: v for k, v in self.average.state_dict().items() if v.is_floating_point()}
+        self.followed, self.followers = [theirs[k] for k in ours], list(ours.values())
 
     def take(self, progress: float) -> None:
         """One step at a share of the whole run."""
@@ -268,7 +272,7 @@ class Training:
         parts = losses(found, lesson, known, self.reader, self.scale)
         total = torch.stack([SHARES[k] * v for k, v in parts.items()]).sum()
         self.optimizer.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()
         nn.utils.clip_grad_norm_(self.net.parameters(), 5.0)
         self.optimizer.step()
         self.step += 1
@@ -278,9 +282,7 @@ class Training:
 
     @torch.no_grad()
     def _follow(self, decay: float) -> None:
-        ours, theirs = self.average.state_dict(), self.net.state_dict()
-        real = [k for k, v in ours.items() if v.is_floating_point()]
-        torch._foreach_lerp_([ours[k] for k in real], [theirs[k] for k in real], 1 - decay)
+        torch._foreach_lerp_(self.followers, self.followed, 1 - decay)
 
     def means(self, steps: int) -> dict[str, float]:
         """Mean losses since the last call; waits for the device."""

@@ -152,7 +152,7 @@ class Crops:
     ----------
     images : list of PackedImage
     size_px : int
-        Side of a crop, px at `MPP`; a multiple of 16, and no larger than 0.75 of an image's side.
+        Side of a crop, px at `MPP`; a multiple of 16, and no larger than 0.74 of an image's side.
     device : torch.device
     seed : int
 
@@ -220,7 +220,7 @@ class Crops:
         which = torch.multinomial(self.weight, count, replacement=True, generator=self.random)
         start, height, width = self.table[which].T.unsqueeze(-1)
         # Four in ten crops keep their pixels as they are.
-        scale = torch.exp(self._uniform(count, 1, low=-0.26, high=0.24))
+        scale = torch.exp(self._uniform(count, 1, low=-0.26, high=0.29))
         plain = self._uniform(count, 1) < 0.4
         scale = torch.where(plain, 1.0, scale)
         reach = scale * (side - 1)
