@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +13,22 @@ import torch
 
 from lymphinfer.bundles.loading import Bundle
 
-_EVERY_MS = 100
+# A process of its own: a thread of this one would not run while another holds Python's lock, which
+# is when a GPU waits. nvidia-smi keeps its lines back from a pipe, but is always there.
+_ASK = """
+import os, time
+try:
+    import pynvml as nvml
+    nvml.nvmlInit()
+    card = nvml.nvmlDeviceGetHandleByIndex(0)
+    while True:
+        busy = nvml.nvmlDeviceGetUtilizationRates(card).gpu
+        print(busy, nvml.nvmlDeviceGetMemoryInfo(card).used / 2**20, sep=",", flush=True)
+        time.sleep(0.1)
+except Exception:
+    os.execvp("nvidia-smi", ["nvidia-smi", "--query-gpu=utilization.gpu,memory.used", "-i", "0",
+                             "--format=csv,noheader,nounits", "-lms", "100"])
+"""
 
 
 def card(device: str) -> dict[str, Any]:
@@ -25,7 +41,7 @@ def card(device: str) -> dict[str, Any]:
 
 
 class Watch:
-    """Asks nvidia-smi ten times a second for as long as the block lasts.
+    """Asks the driver ten times a second for as long as the block lasts.
 
     Its busy share is that of the time in which a kernel ran, whatever part of the GPU it filled.
     """
@@ -37,10 +53,10 @@ class Watch:
 
     def __enter__(self) -> Watch:
         if self.is_on:
-            command = ["nvidia-smi", "--query-gpu=utilization.gpu,memory.used", "-i", "0",
-                       "--format=csv,noheader,nounits", "-lms", str(_EVERY_MS)]  # fmt: skip
             try:
-                self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+                self._process = subprocess.Popen(
+                    [sys.executable, "-c", _ASK], stdout=subprocess.PIPE, text=True
+                )
             except OSError:
                 return self
             threading.Thread(target=self._listen, daemon=True).start()
@@ -69,7 +85,7 @@ class Watch:
         since = busy[began:]
         return {"device busy": sum(busy) / len(busy),
                 "device busy, from its first kernel": sum(since) / len(since),
-                "device_mb, nvidia-smi": max(used for _, used in self.samples)}  # fmt: skip
+                "device_mb, all processes": max(used for _, used in self.samples)}  # fmt: skip
 
 
 @contextmanager

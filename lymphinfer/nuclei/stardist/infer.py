@@ -218,12 +218,14 @@ def predict_dense(
     if wait:
         ready.wait()
     maps = dict(zip(there, arrays, strict=True))
+    logits, features = maps.get("marker_logit"), maps.get("marker_features")
     return [
         DensePrediction(
             maps["prob"][i],
             maps["dist"][i],
-            *(maps[name][i] if name in maps else None for name in list(found)[2:]),
-            ready=ready,
+            None if logits is None else logits[i],
+            None if features is None else features[i],
+            ready,
         )
         for i in range(len(images))
     ]
