@@ -100,7 +100,9 @@ def draw_sets(
         for name, number in wanted.items():
             own = np.flatnonzero((slide.column == column) & (split == name))
             if len(own):
-                sample = sample_patient(f"column-{column:02d}", name, [labels[own]], panel, n=number)
+                sample = sample_patient(
+                    f"column-{column:02d}", name, [labels[own]], panel, n=number
+                )
                 drawn[name].append(own[sample.rows[0]])
     empty = [name for name, found in drawn.items() if not found]
     if empty:

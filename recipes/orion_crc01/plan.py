@@ -49,7 +49,7 @@ KINDS = {
     SMALL: Kind(256, (2e-3, 1e-3), 16, 16, 28, 4000, 10_000),
     CONVNEXT: Kind(128, (4e-4, 2e-4), 40, 20, 32, 1000, 3000),
     VIT: Kind(192, (4e-4, 2e-4), 20, 12, 18, 1000, 3000),
-    HOVERNET: Kind(64, (1e-3, 5e-4), 24, 14, 22, 1000, 3000),
+    HOVERNET: Kind(64, (1e-3, 5e-4), 24, 14, 24, 750, 2000),
 }
 TITLES = {
     SMALL: "ConvNeXt-Atto 3.4M",

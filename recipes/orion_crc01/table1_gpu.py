@@ -88,6 +88,7 @@ class Run:
     weights: dict[str, torch.Tensor] = field(default_factory=dict)
     begun_with: dict[str, tuple[dict[str, torch.Tensor], Fitted]] = field(default_factory=dict)
     panels: dict[str, Labels] = field(default_factory=dict)
+    drawn: dict[tuple[str, int, int], Sets] = field(default_factory=dict)
 
     def share(self, seconds: float) -> float:
         """Seconds that a share of the plan has of what is left."""
@@ -110,14 +111,11 @@ class Run:
     def sets(self, panel: Panel, kind: Kind) -> Sets:
         """Cells of a row; their indices go into the results."""
         most = self.most_cells or CELLS_A_COLUMN
-        found = draw_sets(
-            self.slide,
-            self.labels(panel),
-            panel,
-            train=min(CELLS_A_COLUMN, most),
-            val=min(kind.val, most),
-            test=min(kind.test, most),
-        )
+        val, test = min(kind.val, most), min(kind.test, most)
+        if (panel.name, val, test) in self.drawn:
+            return self.drawn[panel.name, val, test]
+        found = draw_sets(self.slide, self.labels(panel), panel, train=most, val=val, test=test)
+        self.drawn[panel.name, val, test] = found
         self.arrays[f"cells/{_sets_name(panel, found)}/val"] = found.val.astype(np.int32)
         self.arrays[f"cells/{_sets_name(panel, found)}/test"] = found.test.astype(np.int32)
         return found
@@ -130,8 +128,7 @@ class Run:
             config = ClassifierConfig(
                 PRETRAINED_ON, backbone, False, HIDDEN, PATCH_PX, INPUT_PX // PATCH_PX
             )
-            torch.manual_seed(0)
-            net = self.bench.put(MarkerClassifier(config))
+            net = self.bench.build(config)
             index = np.flatnonzero(split_of(self.slide) == "train")
             soft = soft_labels(self.slide, PRETRAINED_ON)[index]
             fitted = self.bench.fit(
@@ -154,11 +151,10 @@ class Run:
         found: dict[str, list[NDArray[np.float32]]] = {name: [] for name in told}
         fits, parameters = [], 0
         for number, markers in enumerate(heads):
-            torch.manual_seed(0)
             config = ClassifierConfig(
                 markers, row.backbone, False, HIDDEN, row.patch_px, row.enlarge
             )
-            net = self.bench.put(MarkerClassifier(config))
+            net = self.bench.build(config)
             if first is not None:
                 net.backbones[0].load_state_dict(first[0])
             parameters += sum(p.numel() for p in net.parameters())
@@ -225,7 +221,7 @@ class Run:
         }
         with atomic_write(self.out / RESULTS) as file:
             document = np.frombuffer(json.dumps(told).encode(), np.uint8)
-            np.savez_compressed(file, told=document, **self.arrays)  # type: ignore[arg-type]
+            np.savez(file, told=document, **self.arrays)  # type: ignore[arg-type]
         if self.weights:
             with atomic_write(self.out / WEIGHTS) as file:
                 file.write(save(self.weights))
@@ -247,7 +243,8 @@ def say(text: str, fitted: Fitted | None = None) -> None:
     took = ""
     if fitted is not None:
         speed = fitted.patches / max(fitted.seconds, 1e-9)
-        took = f"; {fitted.steps} steps, {fitted.seconds:.1f} s, {speed:,.0f}/s, loss {fitted.loss:.3f}"
+        took = f"; {fitted.steps} steps, {fitted.seconds:.1f} s, {speed:,.0f}/s"
+        took += f", loss {fitted.loss:.3f}"
     print(f"[{time.perf_counter() - BEGAN:6.1f} s] {text}{took}", flush=True)
 
 
@@ -269,6 +266,7 @@ def run(arguments: argparse.Namespace) -> Run:
         device,
         torch.Generator(device).manual_seed(arguments.seed),
         arguments.steps,
+        **({"told_at_once": arguments.batch} if arguments.batch else {}),
     )
     state = Run(
         slide, bench, arguments.out, BEGAN + arguments.seconds, list(rows),

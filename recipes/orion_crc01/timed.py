@@ -14,15 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lymphinfer.compute import half_type
-from lymphinfer.markers.classifier import MarkerClassifier, masked_bce
+from lymphinfer.markers.classifier import ClassifierConfig, MarkerClassifier, masked_bce
 from recipes.orion_crc01.device_slide import DeviceSlide, change_stain
 
 WARM_UP = 0.08
 WEIGHT_DECAY = 0.02
 LAYER_SCALE = 0.1
 """ConvNeXt's layers begin at 1e-6 of their own, from where a short training does not raise them."""
-TELLING = 512
-"""Cells told at once."""
 
 
 @dataclass(frozen=True)
@@ -55,18 +53,24 @@ class Bench:
         On the device: which cells, how they are turned and stained.
     most_steps : int
         Of one training, for rehearsals; 0: as many as there is time for.
+    told_at_once : int
+        Cells.
     """
 
     slide: DeviceSlide
     device: torch.device
     generator: torch.Generator
     most_steps: int = 0
+    told_at_once: int = 256
 
     def __post_init__(self) -> None:
         self.half = half_type(self.device)
 
-    def put(self, net: MarkerClassifier) -> MarkerClassifier:
-        """Bring a new network to the device, its layers awake."""
+    def build(self, config: ClassifierConfig) -> MarkerClassifier:
+        """Make a network with random weights on the device, its layers awake."""
+        torch.manual_seed(0)
+        with torch.device(self.device):
+            net = MarkerClassifier(config)
         with torch.no_grad():
             for module in net.modules():
                 gamma = getattr(module, "gamma", None)
@@ -117,9 +121,7 @@ class Bench:
         cells = torch.from_numpy(index).to(self.device)
         truth = torch.from_numpy(np.ascontiguousarray(labels, np.float32)).to(self.device)
         positive = None if weights is None else torch.from_numpy(weights).to(self.device)
-        optimizer = torch.optim.AdamW(
-            net.parameters(), rate, weight_decay=WEIGHT_DECAY, fused=cuda
-        )
+        optimizer = torch.optim.AdamW(net.parameters(), rate, weight_decay=WEIGHT_DECAY, fused=cuda)
         net.train()
         waiting: list[Callable[[], object]] = []
         losses: list[Tensor] = []
@@ -165,18 +167,21 @@ class Bench:
     def tell(self, net: MarkerClassifier, index: NDArray[np.int64]) -> NDArray[np.float32]:
         """Logits (N, M) of cells as they are."""
         net.eval()
-        cells = torch.from_numpy(index).to(self.device)
-        parts = [self._logits(net, part, learn=False) for part in cells.split(TELLING)]
-        logits: NDArray[np.float32] = torch.cat(parts).float().cpu().numpy()
+        # All batches have one size, for which the device chooses its kernels once.
+        filled = np.resize(index, math.ceil(len(index) / self.told_at_once) * self.told_at_once)
+        cells = torch.from_numpy(filled).to(self.device)
+        parts = [self._logits(net, part, learn=False) for part in cells.split(self.told_at_once)]
+        logits: NDArray[np.float32] = torch.cat(parts)[: len(index)].cpu().numpy()
         return logits
 
     def seconds_to_tell(self, net: MarkerClassifier, index: NDArray[np.int64]) -> float:
         """How long `tell` will take, by one of its batches."""
-        few = index[:TELLING]
+        few = index[: self.told_at_once]
+        # The first time kernels are chosen.
         self.tell(net, few)
         begun = time.perf_counter()
         self.tell(net, few)
-        return (time.perf_counter() - begun) * math.ceil(len(index) / TELLING)
+        return (time.perf_counter() - begun) * math.ceil(len(index) / self.told_at_once)
 
     def _logits(self, net: MarkerClassifier, cells: Tensor, *, learn: bool) -> Tensor:
         x = self.slide.cut(cells, net.config.patch_px, self.generator if learn else None)
