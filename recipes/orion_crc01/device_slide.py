@@ -14,7 +14,7 @@ from lymphinfer.nuclei.augment import STAIN_VECTORS
 
 MARGIN_PX = 64
 """White around the slide: half of the widest patch fits into it."""
-PLAIN = 0.15
+PLAIN = 0.35
 """Share of the patches whose stain stays as it is."""
 
 
