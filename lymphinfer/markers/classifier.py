@@ -35,6 +35,9 @@ class ClassifierConfig:
         Width of each head's hidden layer (512 in the paper).
     patch_px : int
         Side of a patch, px at the working pixel size.
+    enlarge : int
+        How many times the backbone's picture is as wide as the patch (bilinear): a patch of 28 px
+        at 1.3 µm/px has the 112 px of one at 0.325.
     """
 
     markers: tuple[str, ...]
@@ -42,10 +45,13 @@ class ClassifierConfig:
     independent: bool = False
     hidden: Count = 512
     patch_px: Count = 112
+    enlarge: Count = 1
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for a bundle's TOML."""
-        return {**asdict(self), "markers": list(self.markers)}
+        values = {**asdict(self), "markers": list(self.markers)}
+        # Bundles of patches as they are can be read by versions that know of no other.
+        return {k: v for k, v in values.items() if k != "enlarge" or v != 1}
 
 
 class MarkerHead(nn.Sequential):
@@ -90,6 +96,8 @@ class MarkerClassifier(nn.Module):
             Logits in the order of ``config.markers``.
         """
         x = self.normalise(patches)
+        if self.config.enlarge > 1:
+            x = F.interpolate(x, scale_factor=float(self.config.enlarge), mode="bilinear")
         features = [backbone(x) for backbone in self.backbones]
         return torch.cat(
             [head(features[i % len(features)]) for i, head in enumerate(self.heads)], dim=1

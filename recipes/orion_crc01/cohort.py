@@ -21,6 +21,7 @@ from lymphinfer.orion.cohort_file import FORMAT, VERSION
 from lymphinfer.orion.layout import FILE
 from lymphinfer.simulate.ome import write_ome_tiff
 from recipes.he.crc01 import MPP, TILE_PX, TiledSlide, read_slide, tile_names
+from recipes.orion_crc01.columns import TEST_COLUMNS, VAL_COLUMNS
 
 IMAGES = ("Hoechst", "CD45", "CD3e", "CD4", "CD8a")
 """Channels whose tiles may be at hand; of the others only the nuclei's means are."""
@@ -28,7 +29,6 @@ IMAGES = ("Hoechst", "CD45", "CD3e", "CD4", "CD8a")
 NUCLEUS_PX = 3.5
 """Radius of the disc over which the table's means were taken."""
 
-TEST_COLUMNS, VAL_COLUMNS = (4, 8, 16), (2, 11)
 SATURATION = 256.0
 ABOUT = (
     "ORION's slide CRC01 (Lin et al. 2023, Nature Cancer, doi 10.1038/s43018-023-00576-1), one "
