@@ -4,7 +4,8 @@ python -m recipes.he.student_data --data DIR --out student.npz
 
 CoNSeP's training images without the held-out ones, BRCA-M2C's training images, the C01 tiles
 outside the slide's validation columns, and the CMU-1 region; of CoNSeP the object probability of
-its annotation beside the pixels. TNBC, NuInsSeg, NuCLS and every test set stay out.
+its annotation beside the pixels, of the first three what their nuclei say of CD45. TNBC, NuInsSeg,
+NuCLS and every test set stay out.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import argparse
 import io
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,8 @@ SHARES = {"consep": 0.4, "brca": 0.32, "c01": 0.1, "cmu": 0.18}
 """Of the crops; larger than a set's share of the pixels where its nuclei are many."""
 UNKNOWN = 255
 """Fourth byte of a pixel without annotation; the others have 254 times the object probability."""
+LABEL_PX = 4
+"""Radius of the disc around a nucleus' centre that has its label."""
 CONTRAST_DENSITY = 0.5
 STAINS = (
     (0.650, 0.704, 0.286),
@@ -56,10 +59,13 @@ class PackedImage:
         ``set/stem``.
     pixels : ndarray of uint8, (H, W, 4)
         RGB and the object probability of the annotation, see `UNKNOWN`.
+    points : ndarray of float32, (N, 3)
+        Labelled nuclei: x, y in px, the corner at (0, 0), and CD45, 0 or 1.
     """
 
     name: str
     pixels: NDArray[np.uint8]
+    points: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 3), np.float32))
 
 
 def _jpeg(pixels: NDArray[np.uint8], quality: int) -> bytes:
@@ -99,6 +105,19 @@ def _sources(data: Path) -> Iterator[tuple[str, float, bytes, bytes | None]]:
     yield "cmu/CMU-1-Small-Region", 0.499, _jpeg(np.asarray(region[..., :3]), 90), None
 
 
+def _points(data: Path) -> dict[str, NDArray[np.float32]]:
+    """Labelled nuclei of every image that has some: x, y in its own px, and CD45."""
+    from recipes.he.near_sets import read_raw
+
+    found = {}
+    for name in ("consep", "brca", "c01"):
+        for image in read_raw(data, name):
+            known = (image.labels[:, 0] >= 0) & (image.weights >= 0.5)
+            rows = np.column_stack([image.points, image.labels[:, 0]])[known]
+            found[image.name] = rows.astype(np.float32) * (image.mpp / MPP, image.mpp / MPP, 1)
+    return found
+
+
 def pack(data: Path, out: Path) -> dict[str, int]:
     """Write the images into one file.
 
@@ -115,15 +134,19 @@ def pack(data: Path, out: Path) -> dict[str, int]:
         Images by set.
     """
     arrays: dict[str, NDArray[np.uint8]] = {}
+    packed: dict[str, NDArray[np.float32]] = {}
     about: list[dict[str, str | float | bool]] = []
+    points = _points(data)
     for number, (name, mpp, picture, probability) in enumerate(_sources(data)):
         arrays[f"image_{number}"] = np.frombuffer(picture, np.uint8)
         if probability is not None:
             arrays[f"prob_{number}"] = np.frombuffer(probability, np.uint8)
         about.append({"name": name, "mpp": mpp})
+        if name in points:
+            packed[f"points_{number}"] = points[name].astype(np.float32)
     arrays["about"] = np.frombuffer(json.dumps(about).encode(), np.uint8)
     with out.open("wb") as stream:
-        np.savez(stream, **arrays)  # type: ignore[arg-type]
+        np.savez(stream, **arrays, **packed)  # type: ignore[arg-type]
     return {s: sum(str(a["name"]).startswith(f"{s}/") for a in about) for s in SETS}
 
 
@@ -141,8 +164,24 @@ def unpack(path: Path) -> list[PackedImage]:
             if f"prob_{number}" in arrays:
                 with Image.open(io.BytesIO(arrays[f"prob_{number}"].tobytes())) as picture:
                     known = np.asarray(picture)
-            found.append(PackedImage(item["name"], np.dstack([rgb, known])))
+            points = np.empty((0, 3), np.float32)
+            if f"points_{number}" in arrays:
+                points = arrays[f"points_{number}"]
+            found.append(PackedImage(item["name"], np.dstack([rgb, known]), points))
     return found
+
+
+def label_plane(image: PackedImage) -> NDArray[np.uint8]:
+    """Discs around an image's labelled nuclei, (H, W): 2 with CD45, 1 without, 0 elsewhere."""
+    height, width = image.pixels.shape[:2]
+    plane = np.zeros((height, width), np.uint8)
+    reach = np.arange(-LABEL_PX, LABEL_PX + 1)
+    disc = np.argwhere(np.hypot(reach[:, None], reach) <= LABEL_PX) - LABEL_PX
+    for x, y, label in image.points:
+        rows, columns = (disc + np.array([int(y), int(x)])).T
+        inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+        plane[rows[inside], columns[inside]] = 1 + int(label)
+    return plane
 
 
 class Crops:
@@ -169,6 +208,8 @@ class Crops:
         sizes = np.array([i.pixels.shape[:2] for i in images])
         starts = np.cumsum([0, *(f.size for f in flat[:-1])])
         self.pixels = torch.from_numpy(np.concatenate(flat)).to(device)
+        planes = np.concatenate([label_plane(i).ravel() for i in images])
+        self.labels = torch.from_numpy(planes).to(device)
         self.table = torch.from_numpy(np.column_stack([starts, sizes])).to(device)
         weight = np.zeros(len(images))
         for name, share in SHARES.items():
@@ -190,7 +231,7 @@ class Crops:
         self._ycc = torch.tensor(YCC).to(device)
         self._rgb = torch.linalg.inv(torch.tensor(YCC)).to(device)
 
-    def draw(self, count: int) -> tuple[Tensor, Tensor]:
+    def draw(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
         """Some crops.
 
         Returns
@@ -199,13 +240,17 @@ class Crops:
             RGB in [0, 1] at whole grey levels, channels last.
         known : Tensor of float32, (count, size_px, size_px)
             Object probability of the annotation; negative where there is none.
+        label : Tensor of float32, (count, size_px, size_px)
+            2 where a nucleus has CD45, 1 where it has not, 0 where neither is known.
         """
         cut = self._cut(count)
         known = torch.where(cut[..., 3] > 254.5, -1.0, cut[..., 3] / 254)
         pixels = self._optics(self._stain(cut[..., :3]).permute(0, 3, 1, 2))
-        return pixels.round().clamp(0, 255).div(255).contiguous(
-            memory_format=torch.channels_last
-        ), known
+        return (
+            pixels.round().clamp(0, 255).div(255).contiguous(memory_format=torch.channels_last),
+            known,
+            cut[..., 4],
+        )
 
     def _uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
         values = torch.rand(*shape, generator=self.random, device=self.device)
@@ -215,7 +260,7 @@ class Crops:
         return torch.randn(*shape, generator=self.random, device=self.device)
 
     def _cut(self, count: int) -> Tensor:
-        """(count, S, S, 4) of 0 to 255: mirrored, turned by quarters, and scaled more or less."""
+        """(count, S, S, 5) of 0 to 255 and the label: mirrored, turned by quarters, scaled."""
         side = self.size_px
         which = torch.multinomial(self.weight, count, replacement=True, generator=self.random)
         start, height, width = self.table[which].T.unsqueeze(-1)
@@ -242,6 +287,8 @@ class Crops:
 
         upper = torch.lerp(at(y0, x0), at(y0, x1), fx)
         cut = torch.lerp(upper, torch.lerp(at(y1, x0), at(y1, x1), fx), fy)
+        label = self.labels[y0[:, :, None] + x0[:, None]]
+        cut = torch.cat([cut, label[..., None].float()], dim=3)
         turned = (self._uniform(count) < 0.5)[:, None, None, None]
         return torch.where(turned, cut.transpose(1, 2), cut)
 

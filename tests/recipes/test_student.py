@@ -55,7 +55,7 @@ def training_of(images, teacher):
 
 
 def test_a_crop_s_label_lies_where_its_pixels_are_dark(images):
-    pixels, known = crops_of(images, side=128).draw(12)
+    pixels, known, _ = crops_of(images, side=128).draw(12)
     assert pixels.shape == (12, 3, 128, 128) and float(pixels.max()) <= 1
     annotated = (known >= 0).flatten(1).all(dim=1)
     assert 0 < int(annotated.sum()) < 12
@@ -70,7 +70,7 @@ def test_unchanged_crops_are_the_image_s_own_pixels(images):
     crops.strength = 0.0
     whole = images[0].pixels[..., :3].astype(np.int16)
     views = [np.rot90(v, k) for v in (whole, whole[:, ::-1]) for k in range(4)]
-    pixels, _ = crops.draw(20)
+    pixels, _, _ = crops.draw(20)
     # The first three in ten are JPEGs.
     same = 0
     for image in (pixels[6:] * 255).round().permute(0, 2, 3, 1).numpy().astype(np.int16):
