@@ -148,7 +148,7 @@ def measure_scale(
 
     def spread(x: Tensor) -> Tensor:
         std = x.std(dim=(0, 2, 3), keepdim=True)
-        return std.clamp(min=0.05 * float(std.mean()))
+        return std.clamp(min=0.2 * float(std.mean()))
 
     return Scale(spread(near), spread(head))
 
