@@ -55,9 +55,8 @@ MARGIN_PX = 16
 """Of a crop, where the teacher itself sees too little around a nucleus."""
 LABEL_SHARE = 0.25
 """Of an annotation in the target probability, where there is one."""
-DECAY, WARM = 0.999, 0.03
-LATE, LATE_STRENGTH = 0.7, 0.5
-"""From this share of the run on crops are changed less: the last steps see images as they are."""
+DECAY, WARM, LATE, LATE_STRENGTH = 0.999, 0.03, 0.7, 0.5
+"""From the share `LATE` of the run on crops are changed less: nearer to images as they are."""
 SHARES = {"prob": 2.0, "dist": 0.2, "overlap": 0.5, "near": 0.25, "head": 0.25, "marker": 0.3}
 WEIGHTS, LOG = "student.safetensors", "student.json"
 
@@ -381,13 +380,8 @@ def main() -> None:
     device = torch.device(arguments.device)
     began = time.perf_counter()
     crops = Crops(unpack(arguments.data), arguments.crop_px, device, arguments.seed)
-    training = Training(
-        crops,
-        Teacher(arguments.weights),
-        batch=arguments.batch,
-        rate=arguments.rate,
-        initial=arguments.initial,
-    )
+    options = {"batch": arguments.batch, "rate": arguments.rate, "initial": arguments.initial}
+    training = Training(crops, Teacher(arguments.weights), **options)
     print(f"ready after {time.perf_counter() - began:.1f} s on {device}", flush=True)
     run(
         training,
