@@ -29,11 +29,11 @@ from lymphinfer.bundles.loading import load_bundle
 from lymphinfer.bundles.writing import write_bundle
 from lymphinfer.markers.calibration import Calibration
 from lymphinfer.markers.far_scale import FarNet, fold_batch_norm
-from lymphinfer.nuclei.stardist.network import ResidualStarDistNet, build_network
+from lymphinfer.nuclei.stardist.network import build_network
 from recipes.he.crc01 import MARKERS, PARENTS, SINGLE_GATES, hard_labels, read_slide
 from recipes.he.far_logits import FarRun, read_run
 from recipes.he.head import HeadTrainee, begin, read_rows
-from recipes.he.near import reader_of
+from recipes.he.near import Reader, reader_of
 from recipes.he.points import (
     Validation,
     calibrations,
@@ -43,7 +43,7 @@ from recipes.he.points import (
     single_gate_labels,
 )
 
-VERSION = "0.2.0"
+VERSION = "0.3.0"
 FREQUENCY = {"CD45": 0.192, "CD3e": 0.090, "CD4": 0.058, "CD8a": 0.050}
 """Positive fractions published for the slide."""
 SOURCE = "its own stain on ORION CRC01 (colorectal, one section); cross-validated on 48 tiles of it"
@@ -60,18 +60,18 @@ def far_for_bundle(run: FarRun) -> FarNet:
     return net
 
 
-def detector_with(net: ResidualStarDistNet, trainee: HeadTrainee) -> ResidualStarDistNet:
+def detector_with(net: Reader, trainee: HeadTrainee) -> Reader:
     """The same detector, whose marker head reads what the two-scale head has learned to read."""
     full = build_network(replace(net.config, marker_features=True))
-    assert isinstance(full, ResidualStarDistNet) and full.marker_context is not None
-    state = dict(net.state_dict())
-    context = full.marker_context
-    parts = (("near", context.near), ("coarse", context.coarse), ("around", context.around))
-    weights = trainee.first.weight.detach().split([layer.in_channels for _, layer in parts], dim=1)
-    for (name, _), weight in zip(parts, weights, strict=True):
-        state[f"marker_context.{name}.weight"] = weight[..., None, None].contiguous()
-    state["marker_context.near.bias"] = trainee.first.bias.detach()
-    full.load_state_dict(state)
+    assert isinstance(full, Reader)
+    full.load_state_dict(net.state_dict())
+    layers = full.readers
+    weights = trainee.first.weight.detach().split([m.in_channels for m in layers], dim=1)
+    with torch.no_grad():
+        for layer, weight in zip(layers, weights, strict=True):
+            layer.weight.copy_(weight[..., None, None])
+        assert layers[0].bias is not None
+        layers[0].bias.copy_(trainee.first.bias.detach())
     return full.eval()
 
 

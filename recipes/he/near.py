@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lymphinfer.bundles.loading import Bundle, load_bundle
@@ -23,6 +23,7 @@ from lymphinfer.compute import half_type
 from lymphinfer.markers.two_scale import near_points
 from lymphinfer.nuclei.augment import Augmentation, perturb_optics, perturb_stain
 from lymphinfer.nuclei.detector import polygon_centroids
+from lymphinfer.nuclei.stardist.compact import CompactStarDistNet
 from lymphinfer.nuclei.stardist.detector import StarDistDetector
 from lymphinfer.nuclei.stardist.infer import to_input
 from lymphinfer.nuclei.stardist.network import ResidualStarDistNet
@@ -32,6 +33,8 @@ from recipes.he.near_sets import MPP, SETS, at_mpp, labelled_nuclei, read_raw
 # Changed copies of an image beside the image itself: large images are many nuclei already.
 COPIES = {"consep": 4, "brca": 2, "nuinsseg": 2, "c01": 9}
 POINTS = 4
+Reader = ResidualStarDistNet | CompactStarDistNet
+"""Networks whose maps are read."""
 CHANGES = Augmentation(
     stain=0.15, stain_vectors=0.03, brightness=0.02, contrast=0.12,
     sharpen=0.8, blur=0.6, jpeg=0.25, noise=2.5, coarse=0.15,
@@ -39,7 +42,7 @@ CHANGES = Augmentation(
 
 
 @torch.inference_mode()
-def maps_of(net: ResidualStarDistNet, pixels: NDArray[np.uint8], device: str) -> tuple[Tensor, ...]:
+def maps_of(net: Reader, pixels: NDArray[np.uint8], device: str) -> tuple[Tensor, ...]:
     """What `MarkerContext` reads of a whole image, padded to the network's stride."""
     x = to_input(pixels[None], net.config.stride).to(device)
     half = half_type(torch.device(device))
@@ -48,7 +51,7 @@ def maps_of(net: ResidualStarDistNet, pixels: NDArray[np.uint8], device: str) ->
 
 
 def vectors_at(
-    net: ResidualStarDistNet, maps: tuple[Tensor, ...], points: NDArray[np.floating]
+    net: Reader, maps: tuple[Tensor, ...], points: NDArray[np.floating]
 ) -> NDArray[np.float16]:
     """Those vectors at points (N, K, 2) in px of the network, (N, K, D)."""
     step = 2 * net.config.grid
@@ -63,7 +66,7 @@ def vectors_at(
 
 
 def set_vectors(
-    bundle: Bundle, net: ResidualStarDistNet, data: Path, name: str, copies: int, device: str
+    bundle: Bundle, net: Reader, data: Path, name: str, copies: int, device: str
 ) -> dict[str, NDArray[np.generic]]:
     """All of a set."""
     rng = np.random.default_rng(0)
@@ -98,26 +101,26 @@ def set_vectors(
     return {k: np.concatenate(v) for k, v in rows.items()} | {"names": np.array(names)}
 
 
-def reader_of(bundle: Bundle) -> ResidualStarDistNet:
+def reader_of(bundle: Bundle) -> Reader:
     """The network whose maps are read."""
     detector = bundle.own_detector
     if not isinstance(detector, StarDistDetector):
         raise SystemExit(f"{bundle.manifest.name}: its detector is no StarDist")
     net = detector.net
-    if not isinstance(net, ResidualStarDistNet):
-        raise SystemExit(f"{bundle.manifest.name}: its detector is no residual StarDist")
+    if not isinstance(net, Reader):
+        raise SystemExit(f"{bundle.manifest.name}: its detector is no StarDist of ours")
     return net
 
 
-def layers_of(net: ResidualStarDistNet) -> dict[str, NDArray[np.float32]]:
+def layers_of(net: Reader) -> dict[str, NDArray[np.float32]]:
     """Weight (C, D), bias (C,) and last weight (1, C) of the marker head with context."""
-    if net.marker_context is None or net.marker is None:
+    last = net.marker[1] if isinstance(net.marker, nn.Sequential) else net.marker
+    if not net.readers or not isinstance(last, nn.Conv2d):
         raise SystemExit("the detector's marker head has no context")
-    context = net.marker_context
-    parts = [m.weight[..., 0, 0] for m in (context.near, context.coarse, context.around)]
-    bias, last = context.near.bias, net.marker[1].weight
-    assert bias is not None and isinstance(last, Tensor)
-    found = {"weight": torch.cat(parts, dim=1), "bias": bias, "last": last[..., 0, 0]}
+    bias = net.readers[0].bias
+    assert bias is not None
+    weight = torch.cat([m.weight[..., 0, 0] for m in net.readers], dim=1)
+    found = {"weight": weight, "bias": bias, "last": last.weight[..., 0, 0]}
     return {k: v.detach().float().cpu().numpy() for k, v in found.items()}
 
 

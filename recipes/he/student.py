@@ -57,18 +57,9 @@ LABEL_SHARE = 0.25
 """Of an annotation in the target probability, where there is one."""
 TOLD = (0.02, 0.94)
 """Target of a label of CD45: the first where it is not, the sum where it is."""
-DECAY, WARM = 0.999, 0.03
-LATE, LATE_STRENGTH = 0.7, 0.5
-"""From this share of the run on crops are changed less: the last steps see images as they are."""
-SHARES = {
-    "prob": 2.0,
-    "dist": 0.2,
-    "overlap": 0.5,
-    "near": 0.25,
-    "head": 0.25,
-    "marker": 0.3,
-    "told": 0.3,
-}
+DECAY, WARM, LATE, LATE_STRENGTH = 0.999, 0.03, 0.7, 0.5
+"""From the share `LATE` of the run on crops are changed less: nearer to images as they are."""
+SHARES = dict(prob=2.0, dist=0.2, overlap=0.5, near=0.25, head=0.25, marker=0.3, told=0.3)
 WEIGHTS, LOG = "student.safetensors", "student.json"
 
 
@@ -410,13 +401,8 @@ def main() -> None:
     device = torch.device(arguments.device)
     began = time.perf_counter()
     crops = Crops(unpack(arguments.data), arguments.crop_px, device, arguments.seed)
-    training = Training(
-        crops,
-        Teacher(arguments.weights),
-        batch=arguments.batch,
-        rate=arguments.rate,
-        initial=arguments.initial,
-    )
+    options = {"batch": arguments.batch, "rate": arguments.rate, "initial": arguments.initial}
+    training = Training(crops, Teacher(arguments.weights), **options)
     print(f"ready after {time.perf_counter() - began:.1f} s on {device}", flush=True)
     run(
         training,

@@ -25,9 +25,10 @@ from safetensors.torch import load_file, save
 from lymphinfer.bundles.loading import load_bundle
 from lymphinfer.compute import channels_last
 from lymphinfer.downloading import sha256_of
+from lymphinfer.nuclei.datasets import read_folder
 from lymphinfer.nuclei.stardist.network import StarDistNet, build_network
 from recipes.he.detector import choose_decoding
-from recipes.he.open_sets import load
+from recipes.he.open_sets import CONSEP_HELD_OUT, split
 from recipes.he.student import NETWORK
 from recipes.he.student_data import MPP
 
@@ -94,8 +95,9 @@ def main() -> None:
         "refine_at": [0.3, 0.6],
     }
     if arguments.data:
-        _, held_out = load(arguments.data)
-        decoding = choose_decoding(net, {"consep": held_out["consep"]}, autocast=None)
+        images = read_folder(arguments.data / "consep" / "train")
+        held_out = split(images, CONSEP_HELD_OUT.__contains__)[1]
+        decoding = choose_decoding(net, {"consep": held_out}, autocast=None)
         decoding["refine_at"] = list(decoding["refine_at"])
     print(json.dumps(decoding))
     for name in arguments.bundles:

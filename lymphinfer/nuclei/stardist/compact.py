@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from typing import cast
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -74,13 +76,7 @@ class CompactStarDistNet(StarDistNet):
 
     def predict(self, x: Tensor) -> StarDistOutput:
         """See `StarDistNet.predict`."""
-        maps = [self.level[0](self.stem(x))]
-        for down, level in zip(self.down, list(self.level)[1:], strict=True):
-            maps.append(level(down(maps[-1])))
-        for i in reversed(range(len(maps) - 1)):
-            higher = F.interpolate(self.lateral[i](maps[i + 1]), scale_factor=2, mode="nearest")
-            maps[i] = self.up[i](F.relu(maps[i] + higher, inplace=True))
-        features = self.features(maps[0])
+        features, *maps = self.read_around(x)
         prob, dist = (F.pixel_shuffle(layer(features), 2) for layer in (self.prob, self.dist))
         if self.marker is None:
             return StarDistOutput(prob, dist, None)
@@ -89,11 +85,38 @@ class CompactStarDistNet(StarDistNet):
         seen = read if self.config.marker_features else None
         return StarDistOutput(prob, dist, marker, seen)
 
-    def _read(self, features: Tensor, maps: list[Tensor]) -> Tensor:
+    def read_around(self, x: Tensor) -> tuple[Tensor, ...]:
+        """What the features for marker models are made of: maps, the finest level's first.
+
+        Parameters
+        ----------
+        x : Tensor, (B, 3, H, W)
+            RGB in [0, 1].
+
+        Returns
+        -------
+        tuple of Tensor
+            (B, n_conv_after_unet, h, w) and of each coarser level (B, width, h / 2, w / 2) and so
+            on, h and w those of half the output grid.
+        """
+        maps = [self.level[0](self.stem(x))]
+        for down, level in zip(self.down, list(self.level)[1:], strict=True):
+            maps.append(level(down(maps[-1])))
+        for i in reversed(range(len(maps) - 1)):
+            higher = F.interpolate(self.lateral[i](maps[i + 1]), scale_factor=2, mode="nearest")
+            maps[i] = self.up[i](F.relu(maps[i] + higher, inplace=True))
+        return self.features(maps[0]), *maps[1:]
+
+    @property
+    def readers(self) -> tuple[nn.Conv2d, ...]:
+        """Layers that read `read_around`, a map each; empty without context."""
+        return () if self.near is None else (self.near, *cast(Iterable[nn.Conv2d], self.coarse))
+
+    def _read(self, features: Tensor, maps: Sequence[Tensor]) -> Tensor:
         """What marker models read, (B, n_marker_context, h, w) on the finest level."""
         assert self.near is not None
         around: Tensor | None = None
-        for layer, x in reversed(list(zip(self.coarse, maps[1:], strict=True))):
+        for layer, x in reversed(list(zip(self.coarse, maps, strict=True))):
             here: Tensor = layer(x)
             around = here if around is None else here + _twice(around)
         near: Tensor = self.near(features)

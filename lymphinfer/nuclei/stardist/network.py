@@ -306,6 +306,12 @@ class ResidualStarDistNet(StarDistNet):
         read = cast(nn.Sequential, self.marker)[0](decoded[1])
         return MarkerContext.inputs(encoded, decoded, self.features(decoded[0]), read)
 
+    @property
+    def readers(self) -> tuple[nn.Conv2d, ...]:
+        """Layers of the marker head's context that read `read_around`; empty without context."""
+        context = self.marker_context
+        return () if context is None else (context.near, context.coarse, context.around)
+
     def encode(self, x: Tensor) -> list[Tensor]:
         """Maps of the encoder, finest first: the output grid's, then each half as fine."""
         maps = [self.stem(x)]
