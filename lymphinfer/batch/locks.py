@@ -14,8 +14,9 @@ removing whatever file is there by then: of two processes that have both seen it
 removes the lock that the first has just taken, and both go on. It judges by each machine's own
 clock, asks by sleeping up to two seconds, and needs hard links, which exFAT and some shares lack.
 filelock (3.29) takes a lock by ``O_EXCL``, knows a process by its number, which is used again, and
-breaks its `SoftFileLock` without a second look; its `SoftReadWriteLock` has heartbeats, but gives a
-killed process' lock free only after minutes, by each machine's own clock. portalocker is ``flock``.
+breaks its `SoftFileLock` without a second look; its `SoftReadWriteLock` has heartbeats, but waits
+out their limit for a killed process of the same machine too, by each machine's own clock.
+portalocker's locks are ``flock``.
 """
 
 from __future__ import annotations
