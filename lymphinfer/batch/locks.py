@@ -187,6 +187,9 @@ class FolderLock:
             fresh.write_bytes(owner.encoded())
             fresh.replace(path)
             return True
+        except FileNotFoundError:
+            # Swept away by a new owner, who has taken the lock while this process stood still.
+            return False
         finally:
             # A process that stood still for minutes may have lost it to another.
             if read_owner(guard) == me:
