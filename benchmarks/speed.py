@@ -45,13 +45,10 @@ def make_slide(cache: Path, area_mm2: float, aggregates: float | None = None) ->
     name = f"speed-{side}" if aggregates is None else f"speed-{side}-{aggregates:g}"
     path = cache / f"{name}.svs"
     if not path.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        beside = cache / f"unfinished-{name}.svs"
         settings = None
         if aggregates is not None:
             settings = TissueSettings(LayoutSettings(aggregate_share=aggregates))
-        write_large_slide(beside, side, mpp=MPP, settings=settings)
-        beside.replace(path)
+        write_large_slide(path, side, mpp=MPP, settings=settings)
     return path
 
 

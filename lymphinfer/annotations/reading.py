@@ -16,6 +16,7 @@ from shapely.geometry.base import BaseGeometry
 
 from lymphinfer.annotations.shapes import area_of
 from lymphinfer.annotations.text import read_values
+from lymphinfer.annotations.validity import fault_notes, geometry_fault
 from lymphinfer.errors import AnnotationError
 
 UNCLASSIFIED = "Unclassified"
@@ -110,18 +111,24 @@ def read_annotations(path: Path) -> Annotations:
     values, notes = read_values(path)
     items: list[Annotation] = []
     words: Counter[str] = Counter()
+    faults: dict[str, list[int]] = {}
     for number, feature in enumerate(_features(path, values), start=1):
         try:
             annotation = _annotation(feature, words)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError,
                 shapely.errors.ShapelyError) as error:  # fmt: skip
+            said = f"{type(error).__name__}: {error}"
+            said = "; ".join(filter(None, [geometry_fault(feature.get("geometry")), said]))
             raise AnnotationError(
-                f"{path}: feature {number} is not as QuPath writes it ({type(error).__name__}: "
-                f"{error}); export it again"
+                f"{path}: feature {number} is not as QuPath writes it ({said}); export it again"
             ) from error
         if annotation is not None:
             items.append(annotation)
+            fault = geometry_fault(feature["geometry"])
+            if fault:
+                faults.setdefault(fault, []).append(number)
     notes += [f"{word}: {count:,}" for word, count in words.items()]
+    notes += fault_notes(faults)
     return Annotations(path, tuple(items), tuple(notes))
 
 

@@ -126,7 +126,7 @@ class Claims:
         check_owner(job.folder, job.slide)
         lock = FolderLock(job.folder, self.expires_s)
         refusal = self._settled(job, read_state(job.folder))
-        if refusal is not None and not lock.path.exists():
+        if refusal is not None and not lock.path.exists() and not _left_behind(job.folder):
             return refusal
         if not lock.acquire():
             return Refusal.BUSY
@@ -265,16 +265,21 @@ class Claims:
         return self._requests[settings]
 
 
+def _left_behind(folder: Path) -> list[Path]:
+    """What a killed process left half-written, or a living one is about to rename or remove."""
+    patterns = (".*.tmp", f"{LOCK}.*.guard")
+    places = (folder, folder / PARTS)
+    return [path for place in places for pattern in patterns for path in place.glob(pattern)]
+
+
 def _sweep(folder: Path) -> None:
-    """Remove what a killed process left half-written.
+    """Remove what a killed process left.
 
     Only the holder of the lock may, while none of its workers writes.
     """
-    for place in (folder, folder / PARTS):
-        for pattern in (".*.tmp", f"{LOCK}.*.guard"):
-            for path in place.glob(pattern):
-                with suppress(OSError):
-                    path.unlink()
+    for path in _left_behind(folder):
+        with suppress(OSError):
+            path.unlink()
 
 
 def waiting_for(folder: Path) -> str:

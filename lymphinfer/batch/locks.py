@@ -5,6 +5,18 @@ owner outlives a killed process. A lock here is a file that appears at once with
 machine, process and token in it, and that the owner touches while it lives. It has expired when its
 process is gone from the machine that reads it, or, for another machine, when its last touch is
 older than a limit by the file system's own clock.
+
+Why none of the libraries: how a lock is taken, by a hard link whose count tells where NFS has lost
+the reply, is flufl.lock's (`platform.create_exclusive`). Its locks themselves cannot serve (10.0).
+Its ``lock()`` waits out the lifetime of a killed process of the same machine, though its ``state``
+knows it to be stale, so that a command given again would stand still. It breaks an expired lock by
+removing whatever file is there by then: of two processes that have both seen it expire, the second
+removes the lock that the first has just taken, and both go on. It judges by each machine's own
+clock, asks by sleeping up to two seconds, and needs hard links, which exFAT and some shares lack.
+filelock (3.29) takes a lock by ``O_EXCL``, knows a process by its number, which is used again, and
+breaks its `SoftFileLock` without a second look; its `SoftReadWriteLock` has heartbeats, but waits
+out their limit for a killed process of the same machine too, by each machine's own clock.
+portalocker's locks are ``flock``.
 """
 
 from __future__ import annotations
@@ -175,6 +187,9 @@ class FolderLock:
             fresh.write_bytes(owner.encoded())
             fresh.replace(path)
             return True
+        except FileNotFoundError:
+            # Swept away by a new owner, who has taken the lock while this process stood still.
+            return False
         finally:
             # A process that stood still for minutes may have lost it to another.
             if read_owner(guard) == me:

@@ -86,8 +86,12 @@ def create_exclusive(path: Path, content: bytes) -> bool:
         except (OSError, NotImplementedError) as error:
             # Over NFS the reply to a link that was made can be lost; what was asked for again says
             # that the file is there. The number of links tells, as flufl.lock has it.
-            if temporary.stat().st_nlink > 1:
-                return True
+            try:
+                if temporary.stat().st_nlink > 1:
+                    return True
+            except FileNotFoundError:
+                # Swept away, as a dead process's, by who holds the folder.
+                return path.exists() and path.read_bytes() == content
             if isinstance(error, FileExistsError):
                 return False
             # exFAT and some network shares have no hard links.

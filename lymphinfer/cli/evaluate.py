@@ -33,6 +33,7 @@ def evaluate(
     from rich.console import Console
 
     from lymphinfer.cli.typed import typed_command
+    from lymphinfer.paper.figure4 import draw_figures
     from lymphinfer.training.evaluate import evaluate as run
     from lymphinfer.training.results import metrics_table
 
@@ -48,7 +49,7 @@ def evaluate(
             replicates=bootstrap,
             seed=seed,
             cohort=cohort,
-            figure=figure,
+            draw=draw_figures if figure else None,
             command=typed_command(),
         )
     console.print(metrics_table(result), soft_wrap=True)

@@ -22,8 +22,8 @@ from lymphinfer.cells.outlines import Rings
 from lymphinfer.errors import DataError
 from lymphinfer.orion.celltable import ID, X, Y
 from lymphinfer.orion.cohort import OrionSlide
-from lymphinfer.orion.planes import Planes
 from lymphinfer.slides.identity import file_identity
+from lymphinfer.slides.planes import Planes
 
 BLOCK_PX = 1024
 RING_UM = 1.6

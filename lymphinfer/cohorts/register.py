@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from lymphinfer.errors import DataError
 from lymphinfer.orion.align import Affine, AlignedPlanes
-from lymphinfer.orion.planes import Planes
 from lymphinfer.slides import Slide
+from lymphinfer.slides.planes import Planes
 
 COARSE_MPP, FINE_MPP = 8.0, 1.0
 PATCH_UM = 384.0

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
-from xml.etree import ElementTree
 
 import tomli_w
 
@@ -95,28 +94,13 @@ def init_cohort(root: Path) -> tuple[Path, list[str]]:
     return path, notes
 
 
-def channel_names(path: Path) -> list[str]:
-    """Names of an image's channels, as its OME-XML has them; empty where it has none."""
-    from tifffile import TiffFile
-
-    with TiffFile(path) as tif:
-        text = tif.ome_metadata
-    if not text:
-        return []
-    found = ElementTree.fromstring(text).iterfind(".//{*}Image")
-    pixels = next(found, None)
-    named = pixels.iterfind(".//{*}Channel") if pixels is not None else iter(())
-    names = [channel.get("Name", "") for channel in named]
-    return names if all(names) and len(set(names)) == len(names) else []
-
-
 def _assign(slides: list[_Found], others: Sequence[ImageFacts], root: Path) -> None:
     for fact in others:
         own = _nearest(slides, fact.path)
         if fact.channels == 1 and "int" in fact.dtype:
             own.mask = own.mask or fact.path
         elif fact.channels > 1 and own.fluorescence is None:
-            own.fluorescence, own.channels = fact, channel_names(fact.path)
+            own.fluorescence, own.channels = fact, list(fact.channel_names)
     for path in sorted(root.rglob("*.csv")):
         own = _nearest(slides, path)
         # Lists of channels have a column or two.

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from lymphinfer.cells.files import atomic_write
 from lymphinfer.errors import DataError
-from lymphinfer.orion.planes import Planes
+from lymphinfer.slides.planes import Planes
 from lymphinfer.textfiles import read_toml
 from lymphinfer.validation import checked, table
 

@@ -6,13 +6,10 @@ import csv
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from lymphinfer.errors import DataError
 from lymphinfer.orion.manifest import CHANNELS
-from lymphinfer.slides.tiff_content import tiff_content
+from lymphinfer.slides.tiff_header import read_header
 from lymphinfer.textfiles import read_text
 
 
@@ -32,6 +29,8 @@ class ImageFacts:
         Pixel size of that image, µm/px; None where the file states none.
     levels : int
         Of the pyramid.
+    channel_names : tuple of str
+        As its OME-XML has them; empty where one has no name or two share one.
     """
 
     path: Path
@@ -41,6 +40,7 @@ class ImageFacts:
     dtype: str
     mpp: float | None
     levels: int
+    channel_names: tuple[str, ...] = ()
 
 
 def inspect_image(path: Path) -> tuple[ImageFacts | None, list[str]]:
@@ -58,38 +58,32 @@ def inspect_image(path: Path) -> tuple[ImageFacts | None, list[str]]:
     problems : list of str
         Sentences; empty if nothing is wrong.
     """
-    from tifffile import TiffFile
-
     again = "Download it again: `lymphinfer orion download` goes on where a file was cut."
     try:
         size = path.stat().st_size
-        with TiffFile(path) as tif:
-            content = tiff_content(path, tif)
-            if content is None:
-                return None, [f"{path}: a TIFF without images. It is cut or damaged. {again}"]
-            image = content.scan()
-            levels = (image.planes, *image.candidates)
-            ends = [_end(page) for planes in levels for page in planes]
-            page = image.planes[0].keyframe
-            ome_xml = tif.ome_metadata
-            stated = image.stated.xy
-            facts = ImageFacts(
-                path,
-                *image.dimensions,
-                image.channel_count,
-                str(page.dtype),
-                None if stated is None else sum(stated) / 2,
-                len(levels),
-            )
+        header = read_header(path)
     # tifffile raises whatever a damaged file leads it into.
     except Exception as error:
         return None, [f"{path}: cannot be read as a TIFF ({error}). It is cut or damaged. {again}"]
-    end = max(ends, default=0)
-    if end > size:
+    if header is None:
+        return None, [f"{path}: a TIFF without images. It is cut or damaged. {again}"]
+    image, stated = header.image, header.image.stated.xy
+    names = tuple(channel.name for channel in image.channels)
+    facts = ImageFacts(
+        path,
+        *image.dimensions,
+        image.channel_count,
+        header.dtype,
+        None if stated is None else sum(stated) / 2,
+        header.levels,
+        names if all(names) and len(set(names)) == len(names) else (),
+    )
+    if header.end > size:
         return facts, [
-            f"{path}: cut short: its pixels reach to byte {end:,} but it ends at {size:,}. {again}"
+            f"{path}: cut short: its pixels reach to byte {header.end:,} but it ends at {size:,}. "
+            f"{again}"
         ]
-    if not ome_xml:
+    if not header.is_ome:
         return facts, [f"{path}: has no OME-XML, so it is cut or no file of ORION. {again}"]
     return facts, []
 
@@ -125,8 +119,3 @@ def _channel_names(rows: list[list[str]]) -> list[str]:
         named = [i for i, cell in enumerate(head) if "marker" in cell or "name" in cell]
         column, body = (named[0] if named else 0), rows[1:]
     return [row[column].strip() for row in body if len(row) > column]
-
-
-def _end(page: Any) -> int:
-    ends = np.add(page.dataoffsets, page.databytecounts, dtype=np.int64)
-    return int(ends.max()) if ends.size else 0

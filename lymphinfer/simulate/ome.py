@@ -10,7 +10,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from lymphinfer.errors import ResultError
+from lymphinfer.cells.files import atomic_write
 
 
 def _pyramid(image: NDArray[Any], axes: str, tile_px: int, *, nearest: bool) -> list[NDArray[Any]]:
@@ -107,10 +107,7 @@ def write_ome_tiff(
     if rgb:
         options["planarconfig"] = "separate" if axes[0] == "S" else "contig"
     levels = _pyramid(image, axes, tile_px, nearest=nearest)
-    try:
-        with tifffile.TiffWriter(path, bigtiff=True, ome=True) as tiff:
-            tiff.write(levels[0], subifds=len(levels) - 1, metadata=metadata, **options)
-            for lower in levels[1:]:
-                tiff.write(lower, subfiletype=1, metadata=None, **options)
-    except OSError as error:
-        raise ResultError(f"{path}: cannot be written ({error}). Choose another place.") from error
+    with atomic_write(path) as file, tifffile.TiffWriter(file, bigtiff=True, ome=True) as tiff:
+        tiff.write(levels[0], subifds=len(levels) - 1, metadata=metadata, **options)
+        for lower in levels[1:]:
+            tiff.write(lower, subfiletype=1, metadata=None, **options)

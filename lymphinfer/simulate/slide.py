@@ -10,7 +10,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from lymphinfer.errors import ResultError
+from lymphinfer.cells.files import atomic_write
 from lymphinfer.simulate.layout import LayoutSettings, island
 from lymphinfer.simulate.stain import sample_stain
 from lymphinfer.simulate.texture import Float, upsample
@@ -82,25 +82,22 @@ def _write_levels(
     bigtiff: bool,
 ) -> None:
     """Write tiled levels; the first one carries Aperio's description."""
-    try:
-        with tifffile.TiffWriter(path, bigtiff=bigtiff) as tiff:
-            for i, ((width, height), tiles) in enumerate(levels):
-                tiff.write(
-                    tiles,
-                    shape=(height, width, 3),
-                    dtype=np.uint8,
-                    tile=(TILE_PX, TILE_PX),
-                    photometric="rgb",
-                    compression="jpeg",
-                    compressionargs={"level": _JPEG_QUALITY},
-                    subfiletype=0 if i == 0 else 1,
-                    description=_description(width, height, mpp, path.stem),
-                    metadata=None,
-                    software=False,
-                    maxworkers=2,
-                )
-    except OSError as error:
-        raise ResultError(f"{path}: cannot be written ({error}). Choose another place.") from error
+    with atomic_write(path) as file, tifffile.TiffWriter(file, bigtiff=bigtiff) as tiff:
+        for i, ((width, height), tiles) in enumerate(levels):
+            tiff.write(
+                tiles,
+                shape=(height, width, 3),
+                dtype=np.uint8,
+                tile=(TILE_PX, TILE_PX),
+                photometric="rgb",
+                compression="jpeg",
+                compressionargs={"level": _JPEG_QUALITY},
+                subfiletype=0 if i == 0 else 1,
+                description=_description(width, height, mpp, path.stem),
+                metadata=None,
+                software=False,
+                maxworkers=2,
+            )
 
 
 def write_slide(path: Path | str, rgb: RGB, mpp: float) -> None:

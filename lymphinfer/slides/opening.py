@@ -213,15 +213,14 @@ def _check_whole(file: Path) -> None:
 
     OpenSlide opens such a file and fails only where the pixels are missing, hours later.
     """
-    import numpy as np
     from tifffile import TiffFile
+
+    from lymphinfer.slides.tiff_header import page_end
 
     size = file.stat().st_size
     try:
         with TiffFile(file) as tif:
-            page = tif.pages[0]
-            ends = np.add(page.dataoffsets, page.databytecounts, dtype=np.int64)
-            end = int(ends.max()) if ends.size else 0
+            end = page_end(tif.pages[0])
     # What tifffile cannot index OpenSlide may still read.
     except Exception:
         return

@@ -14,6 +14,7 @@ from lymphinfer.errors import SlideError
 from lymphinfer.slides.depth import Depth, measured_depth, stated_depth
 from lymphinfer.slides.source import ByteSource
 from lymphinfer.slides.tiff_colours import PageColours, page_colours
+from lymphinfer.slides.tiff_header import page_end
 
 Pixels = NDArray[np.uint8]
 # A strip or tile above this size is decoded by one thread at a time, for memory's sake.
@@ -252,8 +253,7 @@ def tag_depth(page: Any) -> Depth | None:
 
 def check_whole(page: Any, source: ByteSource) -> None:
     """Raise SlideError for a page whose pixels lie partly beyond the end of the file."""
-    ends = np.add(page.dataoffsets, page.databytecounts, dtype=np.int64)
-    end = int(ends.max()) if ends.size else 0
+    end = page_end(page)
     if end > source.size:
         raise SlideError(
             f"{source}: the file is cut short: its pixels reach to byte {end:,} but it ends at "

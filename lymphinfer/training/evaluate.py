@@ -25,6 +25,9 @@ from lymphinfer.training.scorer import Predictions, Scorer, open_scorer
 
 log = logging.getLogger(__name__)
 
+Draw = Callable[[Cohort, Path, Scorer, Predictions], object]
+"""Pictures of a cohort's slides in a folder, by what a bundle says of their cells."""
+
 
 def find_stores(work: Path, split: str, patch_px: int) -> list[Path]:
     """Finished patch stores of a split and a patch size below a folder, by name.
@@ -124,7 +127,7 @@ def evaluate(
     replicates: int = 1000,
     seed: int = 0,
     cohort: Path | None = None,
-    figure: bool = False,
+    draw: Draw | None = None,
     command: str = "lymphinfer evaluate",
     advance: Callable[[int], None] | None = None,
 ) -> Evaluation:
@@ -138,7 +141,7 @@ def evaluate(
         Folder with patch stores, as `lymphinfer retrain` leaves it.
     out : Path
         ``predictions.parquet``, ``metrics.json``, ``metrics.md``, ``roc.png``,
-        ``precision_recall.png``, ``calibration.png`` and, with `figure`, ``figure_<slide>.png``.
+        ``precision_recall.png``, ``calibration.png`` and what `draw` draws.
     split : str
         ``train``, ``val`` or ``test``. On the evenly drawn train and val, average precision and
         calibration are not those of a slide.
@@ -146,10 +149,10 @@ def evaluate(
     replicates, seed : int
         Of the bootstrap.
     cohort : Path, optional
-        Of the slides behind the stores; wanted for the figure, and for the best possible AUROC of
-        a simulated cohort.
-    figure : bool
-        Draw the paper's figure 4 for each slide that has its IF.
+        Of the slides behind the stores; wanted for `draw`, and for the best possible AUROC of a
+        simulated cohort.
+    draw : callable, optional
+        Draws the slides into `out`, such as `lymphinfer.paper.figure4.draw_figures`.
     command : str
     advance : callable, optional
         Told the number of patches after each chunk.
@@ -164,7 +167,7 @@ def evaluate(
         Nothing to measure, or nothing to measure it on; the extra ``train`` is not installed.
     """
     require_extra("train", "measuring", DataError)
-    if figure and cohort is None:
+    if draw is not None and cohort is None:
         raise DataError("the figure shows the slides: give their cohort (--cohort)")
     opened = open_cohort(cohort) if cohort is not None else None
     if opened is not None and opened.layout.caution:
@@ -182,8 +185,6 @@ def evaluate(
         scorer, predictions, cohort=opened, replicates=replicates, seed=seed
     )
     write_evaluation(out, scorer, predictions, evaluation, command=command)
-    if figure and opened is not None:
-        from lymphinfer.training.figure import draw_figures
-
-        draw_figures(opened, out, scorer, predictions)
+    if draw is not None and opened is not None:
+        draw(opened, out, scorer, predictions)
     return evaluation

@@ -133,6 +133,43 @@ def test_shapes_that_need_mending_are_mended_with_a_word(read):
     assert "points or lines passed over, which have no area: 2" in told
 
 
+OPEN = {"type": "Polygon", "coordinates": [SQUARE[:-1]]}
+TRIANGLE = {"type": "Polygon", "coordinates": [[[0, 0], [4, 0], [4, 4]]]}
+
+
+def test_what_the_format_forbids_is_read_and_told_with_the_features_numbers(read):
+    both = {"type": "GeometryCollection", "geometries": [feature()["geometry"], OPEN]}
+    detection = feature(OPEN, objectType="detection")
+    found = read([feature(), feature(OPEN), feature(TRIANGLE), detection, *[feature(both)] * 3])
+    assert [item.geometry.area for item in found] == [100, 100, 8, 100, 100, 100]
+    assert found.notes[1:] == (
+        "features 2, 5, 6 and 1 more read although no valid GeoJSON: each linear ring must end "
+        "where it started",
+        "feature 3 read although no valid GeoJSON: each linear ring must contain at least 4 "
+        "positions",
+    )
+
+
+def test_vertices_are_those_of_the_file_to_the_last_digit(read):
+    ring = [[0.123456789012, 0], [10, 0], [10, 10.000000012345], [0.123456789012, 0]]
+    (found,) = read(feature({"type": "Polygon", "coordinates": [ring]}))
+    assert shapely.get_coordinates(found.geometry).tolist() == ring
+
+
+@pytest.mark.parametrize(
+    ("coordinates", "words"),
+    [
+        (SQUARE, "feature 1 .*each linear ring must contain at least 4 positions"),
+        ("0 0, 1 1", "feature 1 .*each polygon must be a list of linear rings"),
+        ([["a", "b", "c", "d"]], "feature 1 .*each linear ring must end where it started"),
+        (7, "feature 1 .*each polygon must be a list of linear rings"),
+    ],
+)
+def test_a_damaged_outline_is_told_in_the_formats_words(read, coordinates, words):
+    with pytest.raises(AnnotationError, match=words):
+        read(feature({"type": "Polygon", "coordinates": coordinates}))
+
+
 def test_measurements_of_both_kinds_keep_what_is_a_number(read):
     text = json.dumps([
         feature(measurements={"a": 1, "b": "NaN", "c": float("nan"), "d": None, "e": "red"}),

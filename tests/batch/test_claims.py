@@ -98,6 +98,16 @@ def test_what_a_killed_process_left_is_swept_by_the_next_owner(job, claims):
     assert left == {"parts/shard.parquet", "state.json", LOCK}
 
 
+def test_what_a_process_left_that_was_killed_behind_its_last_word_is_swept_too(job, claims):
+    one = claims()
+    one.failed(one.claim(job), "no slide")
+    # Between giving back the lock and removing the guard of it.
+    for name in (f"{LOCK}.feed.guard", f".{LOCK}.1-ab.tmp"):
+        (job.folder / name).touch()
+    assert claims().claim(job) is Refusal.FAILED_BEFORE
+    assert [path.name for path in job.folder.iterdir()] == ["state.json"]
+
+
 def test_redo_runs_what_is_done(job, claims):
     one = claims()
     one.done(one.claim(job), nuclei=1, computed=True)

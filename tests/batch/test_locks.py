@@ -141,6 +141,18 @@ def test_a_link_whose_reply_was_lost_is_a_lock_that_was_taken(tmp_path, monkeypa
     assert not FolderLock(tmp_path).acquire()
 
 
+def test_who_holds_a_folder_may_sweep_away_another_s_try(tmp_path, monkeypatch):
+    real = os.link
+
+    def link(source, target):
+        Path(source).unlink()
+        real(source, target)
+
+    monkeypatch.setattr(os, "link", link)
+    assert not FolderLock(tmp_path).acquire()
+    assert list(tmp_path.iterdir()) == []
+
+
 def leave_guard(folder: Path, owner: Owner) -> Path:
     """A guard of a process that died while it took over a lock."""
     guard = FolderLock._guard(folder / locks.LOCK, owner.token)

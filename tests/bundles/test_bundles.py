@@ -15,13 +15,20 @@ from lymphinfer.panel import Marker, Panel
 
 @pytest.fixture
 def folder(tmp_path):
+    return write_tiny(
+        tmp_path / "tiny", StarDistConfig(n_filter_base=4, n_conv_after_unet=8, n_depth=2)
+    )
+
+
+def write_tiny(folder, config):
+    """A bundle of a small classifier and a detector with random weights."""
     torch.manual_seed(0)
-    net = build_network(StarDistConfig(n_filter_base=4, n_conv_after_unet=8, n_depth=2))
+    net = build_network(config)
     classifier = MarkerClassifier(ClassifierConfig(("CD45",), backbone="test_resnet", hidden=8))
     write_bundle(
-        tmp_path / "tiny",
+        folder,
         modules={"stardist.safetensors": net, "classifier.safetensors": classifier},
-        header={"name": "tiny", "version": "1", "summary": "", "licence": "Apache-2.0",
+        header={"name": folder.name, "version": "1", "summary": "", "licence": "Apache-2.0",
                 "panel": "t-cell", "mpp": 0.325, "hierarchy": "conditional"},
         detector={"kind": "stardist", "file": "stardist.safetensors", "mpp": 0.325,
                   "prob_threshold": 0.5, "nms_threshold": 0.4, "network": net.config.to_dict()},
@@ -35,7 +42,7 @@ def folder(tmp_path):
             MarkerSpec("CD8a", Evidence.BASE_RATE, "made", rate=0.5),
         ],
     )  # fmt: skip
-    return tmp_path / "tiny"
+    return folder
 
 
 def edit(folder, old: str, new: str) -> None:
@@ -132,6 +139,16 @@ def test_context_beyond_the_halo_does_not_change_what_the_shipped_detectors_say(
     assert inside.any()
     difference = np.abs(part.dist[:, inner, inner] - whole.dist[:, rows, columns])
     assert difference[:, inside].max() < 0.02
+
+
+DEEP = StarDistConfig(n_filter_base=1, n_conv_after_unet=1, n_depth=6)
+
+
+def test_a_network_that_sees_further_than_any_halo_is_refused_when_it_is_loaded(tmp_path):
+    """Else its nuclei would change where two tiles meet."""
+    deep = write_tiny(tmp_path / "deep", DEEP)
+    with pytest.raises(BundleError, match=r"deep.*n_depth = 6 see .* px around"):
+        load_bundle(deep)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,10 @@ USED = {
     "crlf": WHOLE, "ndjson": WHOLE, "nan_coordinate": WHOLE, "hole": WHOLE - 200 * 100,
     "child_ignore": WHOLE - 200 * 100, "multi": WHOLE + 50 * 50,
 }  # fmt: skip
-WITH_A_WORD = {"geom_null": "without a geometry", "nan_coordinate": "not a finite number"}
+WITH_A_WORD = {
+    "geom_null": "without a geometry", "nan_coordinate": "not a finite number",
+    "open_ring": "feature 1 read although no valid GeoJSON: each linear ring must end where it",
+}  # fmt: skip
 PASSED_OVER = {
     "legacy_detections": "detections passed over.*cells passed over",
     "object_type_detection": "detections passed over",

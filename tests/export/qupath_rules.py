@@ -1,4 +1,4 @@
-"""QuPath's rules for GeoJSON, checked on the decoded files with json and shapely alone.
+"""QuPath's rules for GeoJSON, checked on the decoded files with json, geojson and shapely alone.
 
 Written from the contract, not from the writer: `objects_in_qupath` returns what QuPath would show,
 or raises AssertionError with the rule that is broken.
@@ -11,6 +11,7 @@ import uuid
 import zipfile
 from itertools import pairwise
 
+import geojson
 import shapely
 
 
@@ -28,6 +29,8 @@ def collections(path):
     else:
         assert path.suffix == ".geojson", "QuPath imports no objects from other suffixes"
         texts = [path.read_bytes()]
+    for text in texts:
+        assert not geojson.loads(text).errors(), "no valid GeoJSON by RFC 7946"
     return [(json.loads(text, parse_constant=refuse), text) for text in texts]
 
 

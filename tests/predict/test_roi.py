@@ -141,5 +141,7 @@ def test_the_report_is_made_on_the_way(disc_slide, disc_bundle, tmp_path):
     assert result.exit_code == 0, result.output
     page = tmp_path / "out" / "discs" / "report.html"
     assert page.stat().st_size > 10_000
+    # Whatever --out is: the slide's own picture and its nuclei are on the page.
+    assert tmp_path not in disc_slide[0].parents and "was not found" not in page.read_text("utf-8")
     # stdout names the file for QuPath alone, so that a script can take it.
     assert result.stdout.strip() == str(tmp_path / "out" / "discs" / "discs.zip")

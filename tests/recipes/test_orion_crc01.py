@@ -12,9 +12,9 @@ from lymphinfer.bundles.schema import read_manifest
 from lymphinfer.cli.app import app
 from lymphinfer.orion.cohort import open_cohort
 from lymphinfer.orion.gates_file import read_gates
-from lymphinfer.orion.planes import Planes
 from lymphinfer.panel import PANELS
 from lymphinfer.predict.settings import PredictSettings
+from lymphinfer.slides.planes import Planes
 from recipes.he.crc01 import read_slide
 from recipes.orion_crc01.cohort import disc_mask, write_cohort
 from recipes.orion_crc01.gates import report

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lymphinfer.errors import ResultError
+from lymphinfer.simulate import slide as writing
 from lymphinfer.simulate.slide import write_demo_slide, write_large_slide
 
 openslide = pytest.importorskip("openslide")
@@ -59,6 +61,15 @@ def test_a_period_that_does_not_tile_is_refused(tmp_path: Path) -> None:
         write_large_slide(tmp_path / "x.svs", 3000, period_px=1000)
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ResultError, match="nowhere"):
-        write_demo_slide(tmp_path / "nowhere" / "demo.svs", size_px=(300, 300))
+def test_a_place_that_cannot_be_written_is_named_and_nothing_half_is_left(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ResultError, match=r"demo\.svs .*a file stands where a folder is needed"):
+        write_demo_slide(tmp_path / "file" / "demo.svs", size_px=(300, 300))
+
+    def stopped() -> Iterator[tuple[tuple[int, int], Iterator[np.ndarray]]]:
+        yield (512, 512), iter([np.zeros((256, 256, 3), np.uint8)] * 4)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        writing._write_levels(tmp_path / "half.svs", stopped(), 0.5, bigtiff=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -55,10 +55,18 @@ def test_retrain_then_evaluate(given, case, tmp_path):
 
 
 @pytest.mark.slow
-def test_tables_are_printed(given, tmp_path):
-    options = ["--backbone", "test_resnet", "--row", "bce-mtl", "--out", tmp_path]
-    assert "test_resnet" in call("table1", *given, *options)
-    assert "paper, CD45" in call("patch-size-study", *given, "--size", 32, "--out", tmp_path)
+def test_tables_are_printed_with_the_command_that_was_typed(given, tmp_path):
+    rows = ["--backbone", "test_resnet", "--row", "bce-mtl"]
+    commands = {
+        "table1": ["table1", *given, *rows, "--out", tmp_path / "my table"],
+        "paper, CD45": ["patch-size-study", *given, "--size", 32, "--out", tmp_path / "sizes"],
+    }
+    for words, command in commands.items():
+        text = call(*command)
+        made_by = f"Made by `{shlex.join(map(str, ['lymphinfer', *command]))}`."
+        (written,) = command[-1].glob("*.md")
+        assert words in text + command[0] and made_by in text and made_by in written.read_text()
+    assert "test_resnet" in call(*commands["table1"])
 
 
 def test_without_the_extra_the_message_names_it(given, tmp_path, monkeypatch):

@@ -11,9 +11,9 @@ import zarr
 from PIL import Image
 
 from lymphinfer.errors import DataError
+from lymphinfer.paper.figure4 import draw_figures
 from lymphinfer.training import metrics
 from lymphinfer.training.evaluate import evaluate, find_stores
-from lymphinfer.training.figure import choose_field, outline, overlay
 from lymphinfer.training.results import METRICS_JSON, METRICS_MD, PREDICTIONS
 
 
@@ -28,7 +28,7 @@ def written(case, trained, tmp_path_factory):
         precision="no",
         replicates=20,
         cohort=case.cohort,
-        figure=True,
+        draw=draw_figures,
     )
     return out, result
 
@@ -74,7 +74,7 @@ def test_a_figure_without_fluorescence_is_left_out_in_words(case, trained, tmp_p
     cohort = tmp_path / "cohort"
     shutil.copytree(case.cohort, cohort, ignore=shutil.ignore_patterns("*-zlib.ome.tiff"))
     out = tmp_path / "out"
-    options = {"device": "cpu", "replicates": 5, "figure": True}
+    options = {"device": "cpu", "replicates": 5, "draw": draw_figures}
     evaluate(trained.bundle.folder, trained.work, out, cohort=cohort, **options)
     assert not list(out.glob("figure_*.png"))
     assert "--only if" in caplog.text
@@ -110,35 +110,3 @@ def test_an_unfinished_store_is_named_by_its_slide_where_it_matters(trained, tmp
 def test_a_feature_bundle_cannot_be_measured_on_patches(base_bundle, trained, tmp_path):
     with pytest.raises(DataError, match="features, not patches"):
         evaluate(base_bundle, trained.work, tmp_path, device="cpu")
-
-
-def test_the_field_shows_most_of_every_marker():
-    x, y = np.array([10.0, 12, 700, 705, 710]), np.array([10.0, 12, 300, 305, 310])
-    labels = np.array([[1, 0], [1, 0], [1, 0], [1, 0], [1, 1]], np.int8)
-    field = choose_field(x, y, labels, 200, (1000, 800))
-    assert field.contains(x, y).tolist() == [False, False, True, True, True]
-    assert choose_field(x, y, labels, 800, (1000, 800)).side == 800
-
-
-def test_outlines_carry_their_cell():
-    from pathlib import Path
-
-    from lymphinfer.orion.celltable import CellTable
-    from lymphinfer.training.figure import Field
-
-    cells = CellTable(
-        Path("c.csv"), np.array([7, 3]), np.array([10.0, 30.0]), np.array([10.0, 30.0]), {}
-    )
-    mask = np.zeros((40, 40), np.int32)
-    mask[5:15, 5:15], mask[25:35, 25:35], mask[0:3, 0:3] = 7, 3, 99
-    field = Field(0, 0, 40)
-    edges = outline((40, 40), field, cells, mask, 0.325)
-    assert set(np.unique(edges)) == {0, 1, 2}
-    assert edges[5, 8] == 1
-    assert edges[10, 10] == 0
-    assert edges[25, 30] == 2
-    circles = outline((40, 40), field, cells, None, 0.5)
-    assert set(np.unique(circles)) == {0, 1, 2}
-    rgb = overlay(mask, mask)
-    assert rgb.shape == (40, 40, 3)
-    assert 0 <= rgb.min() <= rgb.max() <= 1

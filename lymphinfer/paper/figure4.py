@@ -17,7 +17,7 @@ from lymphinfer.markers.patches import cut_patches
 from lymphinfer.orion.celltable import CellTable, read_cells
 from lymphinfer.orion.cohort import Cohort, OrionSlide
 from lymphinfer.orion.patches import to_working
-from lymphinfer.orion.planes import Planes
+from lymphinfer.slides.planes import Planes
 from lymphinfer.training.plots import new_figure, save_figure
 from lymphinfer.training.scorer import Predictions, Scorer
 

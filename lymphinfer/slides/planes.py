@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lymphinfer.errors import SlideError
+from lymphinfer.slides.source import FileSource
 
 
 class Planes:
@@ -39,12 +39,14 @@ class Planes:
         from tifffile import TiffFile
 
         self.path = path
-        self._lock = threading.Lock()
         try:
-            self._tif = TiffFile(path)
-            series = max(self._tif.series, key=lambda image: int(np.prod(image.shape)))
-            shapes = [dict(zip(one.axes, one.shape, strict=True)) for one in series.levels]
-            self._pages: list[Any] = list(series.levels[level].pages)
+            with TiffFile(path) as tif:
+                series = max(tif.series, key=lambda image: int(np.prod(image.shape)))
+                shapes = [dict(zip(one.axes, one.shape, strict=True)) for one in series.levels]
+                self._pages: list[Any] = list(series.levels[level].pages)
+                # Built on first use, which threads must not race for.
+                _ = [page.keyframe.decode for page in self._pages]
+            self._source = FileSource(path)
         # tifffile raises whatever a damaged file leads it into.
         except Exception as error:
             raise SlideError(
@@ -109,14 +111,12 @@ class Planes:
 
     def close(self) -> None:
         """Release the file. Safe to call twice."""
-        self._tif.close()
+        self._source.close()
 
     def _segment(self, page: Any, index: int) -> NDArray[Any]:
         try:
-            with self._lock:
-                self._tif.filehandle.seek(int(page.dataoffsets[index]))
-                data = self._tif.filehandle.read(int(page.databytecounts[index]))
-                pixels, _, shape = page.keyframe.decode(data, index)
+            offset, count = int(page.dataoffsets[index]), int(page.databytecounts[index])
+            pixels, _, shape = page.keyframe.decode(self._source.read(offset, count), index)
         # Each codec has exceptions of its own.
         except Exception as error:
             raise SlideError(

@@ -5,7 +5,7 @@ import pytest
 from tifffile import TiffWriter
 
 from lymphinfer.errors import SlideError
-from lymphinfer.orion.planes import Planes
+from lymphinfer.slides.planes import Planes
 
 PIXELS = np.random.default_rng(0).integers(0, 60_000, (3, 150, 220), np.uint16)
 
