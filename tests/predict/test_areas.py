@@ -25,7 +25,7 @@ from .test_roi import write_annotations
 from .test_slide import centroids, features, settings
 
 runner = CliRunner()
-SHAPE = shapely.Point(900, 700).buffer(420)
+SHAPE = shapely.Point(390, 390).buffer(250)
 
 
 def test_given_tissue_is_the_area_and_holds_the_nuclei(disc_slide, disc_bundle, tmp_path):
@@ -52,7 +52,7 @@ def test_given_tissue_is_the_area_and_holds_the_nuclei(disc_slide, disc_bundle, 
 
 def test_a_region_and_tissue_together_leave_what_both_hold(disc_slide, disc_bundle, tmp_path):
     slide, _ = disc_slide
-    half = shapely.box(0, 0, 900, 1400)
+    half = shapely.box(0, 0, 390, 780)
     tissue = write_annotations(tmp_path / "tissue.geojson", (SHAPE, "Tissue"))
     roi = write_annotations(tmp_path / "roi.geojson", (half, "Tumor"))
     result = predict_slide(
@@ -67,7 +67,7 @@ def test_a_region_and_tissue_together_leave_what_both_hold(disc_slide, disc_bund
 def test_a_field_without_glass_is_all_tissue_and_says_so(disc_slide, disc_bundle, tmp_path):
     slide, _ = disc_slide
     result = predict_slide(slide, tmp_path, settings=settings(disc_bundle))
-    assert result.summary["tissue_mm2"] == pytest.approx(1900 * 1400 * MPP**2 / 1e6, rel=0.01)
+    assert result.summary["tissue_mm2"] == pytest.approx(780 * 780 * MPP**2 / 1e6, rel=0.01)
     assert any("No glass was found" in warning for warning in result.summary["warnings"])
 
 
