@@ -19,7 +19,7 @@ from tests.predict.conftest import disc_image, write_svs
 
 from .made_batch import GOOD, result_bytes, write_bad_slides, write_slides
 
-KILLS = int(os.environ.get("LYMPHINFER_KILLS", "4"))
+KILLS = int(os.environ.get("LYMPHINFER_KILLS", "3"))
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="kill -9 is POSIX")
 
