@@ -8,7 +8,8 @@ traced by torch, and OpenVINO's converter, which reports its use, is not called.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache, cached_property
 from importlib.util import find_spec
 from typing import Any, Generic, TypeVar
@@ -141,15 +142,31 @@ def core() -> Any:
     return openvino.Core()
 
 
+@contextmanager
+def _constant(net: nn.Module) -> Iterator[None]:
+    """Parameters without gradients for a while: a traced function cannot hold others."""
+    wanted = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    try:
+        for parameter in wanted:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in wanted:
+            parameter.requires_grad_(True)
+
+
 def _convert(net: nn.Module, example: tuple[int, int]) -> Any:
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
     pixels = torch.zeros(1, *example, 3)
-    with torch.inference_mode(), warnings.catch_warnings():
+    run = _FromChannelsLast(net).eval()
+    with _constant(net), torch.inference_mode(), warnings.catch_warnings():
         # What the network checks of its input holds for any size that is asked for.
         warnings.simplefilter("ignore")
-        traced = torch.jit.trace(_FromChannelsLast(net).eval(), pixels, check_trace=False)
+        # Of a module, torch makes a script module of each part first, which takes longer than the
+        # trace itself.
+        traced = torch.jit.trace(lambda x: run(x), pixels, check_trace=False)
     frontend = FrontEndManager().load_by_framework("pytorch")
     # The model has constants of its own; the decoder must outlive the conversion.
     decoder = TorchScriptPythonDecoder(traced, shared_memory=False)

@@ -5,6 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+# Tests run beside each other; more threads than cores only slow them down. What a test starts
+# inherits it, and OpenMP reads it once, when it is loaded.
+if os.environ.get("PYTEST_XDIST_WORKER"):
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
 
@@ -13,7 +18,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread_a_worker() -> None:
-    """Tests run beside each other; more threads than cores only slow them down."""
+    """For torch, also where the number of threads is set above."""
     if os.environ.get("PYTEST_XDIST_WORKER"):
         torch.set_num_threads(1)
 

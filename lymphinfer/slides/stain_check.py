@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -117,7 +118,8 @@ def sample_patches(slide: Slide, tissue: TissueMask | None) -> tuple[list[RGB], 
         for i in range(side)
         for j in range(side)
     }
-    everywhere = [slide.read_region(x, y, w, h, mpp) for x, y in sorted(corners)]
+    read = cache(lambda x, y: slide.read_region(x, y, w, h, mpp))
+    everywhere = [read(x, y) for x, y in sorted(corners)]
     on_tissue = []
     if tissue is not None and tissue.mask.any():
         rows, columns = np.nonzero(tissue.mask)
@@ -126,7 +128,7 @@ def sample_patches(slide: Slide, tissue: TissueMask | None) -> tuple[list[RGB], 
         for row, column in zip(rows[picked], columns[picked], strict=True):
             x, y = int((column + 0.5) * scale) - w // 2, int((row + 0.5) * scale) - h // 2
             x, y = min(max(x, 0), width - w), min(max(y, 0), height - h)
-            on_tissue.append(slide.read_region(x, y, w, h, mpp))
+            on_tissue.append(read(x, y))
     return everywhere, on_tissue
 
 
@@ -147,17 +149,17 @@ def appearance(everywhere: list[RGB], on_tissue: list[RGB]) -> Appearance | None
         None for what may be H&E, and for what shows too little to tell.
     """
     # Scanners fill with black what they have not scanned.
-    lit = [p for p in (*everywhere, *on_tissue) if (p.max(axis=-1) > _PADDING).mean() > 0.02]
+    lit = [p for p in (*everywhere, *on_tissue) if _is_lit(p)]
     if not lit:
         return Appearance("fluorescence", "a black picture, as of immunofluorescence", True)
     shown = _pixels(lit)
     dark = _light_on_dark(shown)
     flat = _is_flat(lit)
-    tissue = [p for p in on_tissue if (p.max(axis=-1) > _PADDING).mean() > 0.02]
+    tissue = [p for p in on_tissue if _is_lit(p)]
     stain = _stained(_pixels(tissue or lit), shown)
     if stain is None:
         return dark
-    grey = _grey(stain, is_dark=float((shown.max(axis=1) < _DARK).mean()) > 0.3)
+    grey = _grey(stain, is_dark=float((shown.max(axis=0) < _DARK).mean()) > 0.3)
     found = grey or dark or _by_density(stain)
     if found is None and flat:
         reason = "a map of labels or a drawing: areas of flat colour"
@@ -165,22 +167,29 @@ def appearance(everywhere: list[RGB], on_tissue: list[RGB]) -> Appearance | None
     return found
 
 
+def _is_lit(patch: RGB) -> bool:
+    red, green, blue = np.moveaxis(patch, -1, 0)
+    highest = np.maximum(np.maximum(red, green), blue)
+    return bool((highest > _PADDING).mean() > 0.02)
+
+
 def _pixels(patches: list[RGB]) -> Floats:
-    """All pixels, (n, 3)."""
-    return np.concatenate([patch.reshape(-1, 3) for patch in patches]).astype(np.float32)
+    """All pixels, (3, n): numpy is slow along an axis of three."""
+    pixels = np.concatenate([patch.reshape(-1, 3) for patch in patches])
+    return pixels.T.astype(np.float32, order="C")
 
 
 def _light_on_dark(pixels: Floats) -> Appearance | None:
     """Light of pure colours on black."""
-    high, low = pixels.max(axis=1), pixels.min(axis=1)
+    high, low = pixels.max(axis=0), pixels.min(axis=0)
     is_dark = high < _DARK
     if is_dark.mean() < 0.3 or (low > _BRIGHT).mean() > 0.05:
         return None
-    signal = pixels[~is_dark]
-    if len(signal) < 50:
+    signal, high, low = pixels[:, ~is_dark], high[~is_dark], low[~is_dark]
+    if len(high) < 50:
         return Appearance("fluorescence", "a nearly black picture, as of immunofluorescence", True)
-    green_is_lowest = (signal[:, 1] <= signal.min(axis=1) + 2).mean()
-    saturation = np.median((signal.max(axis=1) - signal.min(axis=1)) / signal.max(axis=1))
+    green_is_lowest = (signal[1] <= low + 2).mean()
+    saturation = np.median((high - low) / high)
     # H&E that is much too dark is violet still, of a saturation up to .7.
     if green_is_lowest > 0.7 and saturation < 0.8:
         return None
@@ -189,24 +198,24 @@ def _light_on_dark(pixels: Floats) -> Appearance | None:
 
 @dataclass(frozen=True)
 class _Stain:
-    """Stained pixels: optical densities, (n, 3), and largest minus smallest channel, 0 to 255."""
+    """Stained pixels: optical densities, (3, n), and largest minus smallest channel, 0 to 255."""
 
     density: Floats
     span: Floats
 
 
 def _stained(pixels: Floats, shown: Floats) -> _Stain | None:
-    white = np.maximum(np.percentile(shown, 99, axis=0), 60).astype(np.float32)
+    white = np.maximum(np.percentile(shown, 99, axis=1), 60).astype(np.float32)
     # A pink white is no glass but pale tissue that fills the picture.
     if min(white[0], white[2]) - white[1] > _PINK_WHITE:
         white[:] = white.max()
-    relative = np.minimum(pixels / white, 1)
+    relative = np.minimum(pixels / white[:, None], 1)
     density = -np.log10(np.maximum(relative, np.float32(1 / 128)))
-    is_stained = density.sum(axis=1) > _STAINED
-    if is_stained.sum() < min(_LEAST_PIXELS, 0.02 * len(pixels)) or is_stained.sum() < 50:
+    is_stained = density.sum(axis=0) > _STAINED
+    if is_stained.sum() < min(_LEAST_PIXELS, 0.02 * pixels.shape[1]) or is_stained.sum() < 50:
         return None
-    span = 255 * (relative.max(axis=1) - relative.min(axis=1))[is_stained]
-    return _Stain(density[is_stained], span)
+    span = 255 * (relative.max(axis=0) - relative.min(axis=0))[is_stained]
+    return _Stain(density[:, is_stained], span)
 
 
 def _grey(stain: _Stain, is_dark: bool) -> Appearance | None:
@@ -225,8 +234,8 @@ def _by_density(stain: _Stain) -> Appearance | None:
     Eosin absorbs green far above red and blue, haematoxylin red and green alike, DAB blue above
     all (Ruifrok & Johnston 2001, table 1).
     """
-    red, green, blue = stain.density.T
-    total = stain.density.sum(axis=1)
+    red, green, blue = stain.density
+    total = stain.density.sum(axis=0)
     pink = (green - red) / total
     is_brown = ((blue - green) / total > 0.05) & ((blue - red) / total > 0.1)
     brown = float(is_brown.mean())
@@ -252,10 +261,11 @@ def _by_density(stain: _Stain) -> Appearance | None:
 
 def _is_flat(patches: list[RGB]) -> bool:
     """Whether a few colours fill the picture, each as areas of one value."""
-    colours: set[bytes] = set()
+    colours: set[int] = set()
     for patch in patches:
-        packed = np.unique(patch.reshape(-1, 3), axis=0)
-        colours.update(row.tobytes() for row in packed[: _FLAT_COLOURS + 1])
+        red, green, blue = np.moveaxis(patch.astype(np.uint32), -1, 0)
+        packed = np.unique(red << 16 | green << 8 | blue)
+        colours.update(packed[: _FLAT_COLOURS + 1].tolist())
         if len(colours) > _FLAT_COLOURS:
             return False
     return len(colours) > 1

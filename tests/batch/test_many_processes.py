@@ -19,7 +19,7 @@ from tests.predict.conftest import disc_image, write_svs
 
 from .made_batch import GOOD, result_bytes, write_bad_slides, write_slides
 
-KILLS = int(os.environ.get("LYMPHINFER_KILLS", "4"))
+KILLS = int(os.environ.get("LYMPHINFER_KILLS", "3"))
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="kill -9 is POSIX")
 
@@ -110,7 +110,7 @@ def test_a_terminated_batch_gives_its_slides_back(batch):
 def one(batch, disc_bundle):
     """The command for one slide of many shards, and an undisturbed tree."""
     command, root, _ = batch
-    slide = write_svs(root / "one.svs", disc_image(2100, 1900)[0])
+    slide = write_svs(root / "one.svs", disc_image(2100, 1100)[0])
     command = [str(slide) if part == str(root / "in") else part for part in command]
     assert start(command, root / "one").wait() == 0
     return command, root, result_bytes(root / "one")

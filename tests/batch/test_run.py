@@ -105,7 +105,7 @@ def test_a_failed_slide_is_tried_again_once_its_file_or_the_request_has_changed(
 
 @pytest.mark.slow
 def test_one_slide_spreads_over_devices_by_its_shards_with_the_same_bytes(disc_bundle, tmp_path):
-    image, _ = disc_image(2400, 1300)
+    image, _ = disc_image(2100, 1100)
     write_svs(tmp_path / "in.svs", image)
     one = predict_folder(tmp_path / "in.svs", tmp_path / "one", settings=settings(disc_bundle))
     two = predict_folder(

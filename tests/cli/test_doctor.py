@@ -28,7 +28,7 @@ def test_a_healthy_machine_has_no_problem(disc_bundle, tmp_path, monkeypatch):  
 
 def test_each_problem_comes_with_its_fix(disc_bundle, tmp_path, monkeypatch):  # noqa: F811
     damaged = Path(shutil.copytree(disc_bundle, tmp_path / "damaged"))
-    (damaged / "classifier.safetensors").write_bytes(b"")
+    (damaged / "stardist.safetensors").write_bytes(b"")
     (tmp_path / "file").touch()
     monkeypatch.setattr(doctor, "list_bundles", lambda: {"damaged": damaged})
     monkeypatch.setattr(doctor, "MIN_FREE_GB", 1e9)
@@ -38,7 +38,7 @@ def test_each_problem_comes_with_its_fix(disc_bundle, tmp_path, monkeypatch):  #
     done = run("--out", tmp_path / "file" / "out")
     assert done.exit_code == 1
     expected = (
-        "he-v2: missing", "classifier.safetensors has sha256", "install it again",
+        "he-v2: missing", "stardist.safetensors has sha256", "install it again",
         "writable folder", "free some space", "other --device", "problems found",
     )  # fmt: skip
     for words in expected:

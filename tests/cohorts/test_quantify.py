@@ -130,13 +130,13 @@ def test_an_image_in_another_frame_is_read_in_the_frame_of_the_h_e(tmp_path):
 
 
 def test_without_a_mask_nuclei_are_found_on_the_h_e_and_dilated(tmp_path, disc_bundle):
-    rgb, centers = disc_image(900, 700)
+    rgb, centers = disc_image(420, 340)
     tifffile.imwrite(
         tmp_path / "he.ome.tif", rgb, ome=True, photometric="rgb", tile=(128, 128),
         metadata={"axes": "YXS", "PhysicalSizeX": 0.325, "PhysicalSizeY": 0.325},
     )  # fmt: skip
-    yy, xx = np.mgrid[:700, :900]
-    image = np.zeros((2, 700, 900), np.uint16)
+    yy, xx = np.mgrid[:340, :420]
+    image = np.zeros((2, 340, 420), np.uint16)
     light = np.arange(1, len(centers) + 1) * 10
     for (x, y), value in zip(centers, light, strict=True):
         image[1][(xx - x) ** 2 + (yy - y) ** 2 <= 15**2] = value

@@ -184,7 +184,7 @@ def serve(words: list[str]) -> None:
         try:
             address = re.search(r"http://\S+", process.stdout.readline())
             assert address, process.stdout.read()
-            with urllib.request.urlopen(address[0], timeout=60) as answer:
+            with urllib.request.urlopen(address[0], timeout=600) as answer:
                 assert answer.status == 200 and b"<title>Gates" in answer.read()
         finally:
             process.send_signal(signal.SIGINT)

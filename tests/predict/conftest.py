@@ -20,13 +20,18 @@ MPP = 0.325
 RADIUS_PX = 8
 
 
-def disc_detector() -> StarDistNet:
+def disc_detector(n_markers: int = 0) -> StarDistNet:
     """A StarDist network set by hand: darkness, box-blurred, is the object probability.
 
     Filter 0 carries 1 - red through the levels without poolings inside the U-Net (depth 1 keeps the
-    skip), the features average it over 3x3, and every ray has the same length.
+    skip), the features average it over 3x3, and every ray has the same length. A marker's logit
+    grows with the darkness around the centre.
     """
-    net = build_network(StarDistConfig(n_rays=16, n_filter_base=4, n_depth=1, n_conv_after_unet=4))
+    net = build_network(
+        StarDistConfig(
+            n_rays=16, n_filter_base=4, n_depth=1, n_conv_after_unet=4, n_markers=n_markers
+        )
+    )
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.zero_()
@@ -47,24 +52,23 @@ def disc_detector() -> StarDistNet:
         net.prob.weight[0, 0] = 30.0
         net.prob.bias[0] = -15.0
         net.dist.bias[:] = float(RADIUS_PX)
+        if n_markers:
+            pass_through("features_class")
+            net.marker.weight[:, 0] = 6.0
+            net.marker.bias[:] = -5.0
     return net.eval()
 
 
-@pytest.fixture(scope="session")
-def disc_bundle(tmp_path_factory) -> Path:
-    torch.manual_seed(0)
-    net = disc_detector()
-    classifier = MarkerClassifier(ClassifierConfig(("CD45",), backbone="test_byobnet", hidden=8))
-    folder = tmp_path_factory.mktemp("bundles") / "discs"
+def _write(folder: Path, modules: dict, classifier: dict) -> Path:
     write_bundle(
         folder,
-        modules={"stardist.safetensors": net, "classifier.safetensors": classifier},
-        header={"name": "discs", "version": "1", "summary": "finds dark discs", "licence": "none",
-                "panel": "t-cell", "mpp": MPP, "hierarchy": "conditional"},
+        modules=modules,
+        header={"name": folder.name, "version": "1", "summary": "finds dark discs",
+                "licence": "none", "panel": "t-cell", "mpp": MPP, "hierarchy": "conditional"},
         detector={"kind": "stardist", "file": "stardist.safetensors", "mpp": MPP,
-                  "prob_threshold": 0.5, "nms_threshold": 0.2, "network": net.config.to_dict()},
-        classifier={"kind": "patch", "file": "classifier.safetensors",
-                    "network": classifier.config.to_dict()},
+                  "prob_threshold": 0.5, "nms_threshold": 0.2,
+                  "network": modules["stardist.safetensors"].config.to_dict()},
+        classifier=classifier,
         markers=[
             MarkerSpec("CD45", Evidence.MORPHOLOGY, "made", threshold=0.5),
             MarkerSpec("CD3e", Evidence.BASE_RATE, "made", rate=0.38),
@@ -73,6 +77,31 @@ def disc_bundle(tmp_path_factory) -> Path:
         ],
     )  # fmt: skip
     return folder
+
+
+@pytest.fixture(scope="session")
+def disc_bundle(tmp_path_factory) -> Path:
+    """Its detector has the marker's head: neither a second network nor timm is loaded."""
+    torch.manual_seed(0)
+    return _write(
+        tmp_path_factory.mktemp("bundles") / "discs",
+        {"stardist.safetensors": disc_detector(n_markers=1)},
+        {"kind": "feature", "markers": ["CD45"]},
+    )
+
+
+@pytest.fixture(scope="session")
+def patch_bundle(tmp_path_factory) -> Path:
+    """The same detector, and a marker that is read from patches, of any detector's nuclei."""
+    torch.manual_seed(0)
+    net = disc_detector()
+    classifier = MarkerClassifier(ClassifierConfig(("CD45",), backbone="test_byobnet", hidden=8))
+    return _write(
+        tmp_path_factory.mktemp("bundles") / "discs",
+        {"stardist.safetensors": net, "classifier.safetensors": classifier},
+        {"kind": "patch", "file": "classifier.safetensors",
+         "network": classifier.config.to_dict()},
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -147,5 +176,12 @@ def write_svs(path: Path, image: np.ndarray, mpp: float | None = MPP) -> Path:
 
 @pytest.fixture(scope="session")
 def disc_slide(tmp_path_factory) -> tuple[Path, np.ndarray]:
-    image, centers = disc_image(1900, 1400, spacing=56)
+    """One, four or 16 tiles of 1024, 512 or 256 px."""
+    image, centers = disc_image(780, 780)
     return write_svs(tmp_path_factory.mktemp("slides") / "discs.svs", image), centers
+
+
+@pytest.fixture(scope="session")
+def strip(tmp_path_factory) -> Path:
+    """Three shards of tiles of 256 px."""
+    return write_svs(tmp_path_factory.mktemp("slides") / "strip.svs", disc_image(2200, 256)[0])

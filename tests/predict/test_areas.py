@@ -25,7 +25,7 @@ from .test_roi import write_annotations
 from .test_slide import centroids, features, settings
 
 runner = CliRunner()
-SHAPE = shapely.Point(900, 700).buffer(420)
+SHAPE = shapely.Point(390, 390).buffer(250)
 
 
 def test_given_tissue_is_the_area_and_holds_the_nuclei(disc_slide, disc_bundle, tmp_path):
@@ -52,7 +52,7 @@ def test_given_tissue_is_the_area_and_holds_the_nuclei(disc_slide, disc_bundle, 
 
 def test_a_region_and_tissue_together_leave_what_both_hold(disc_slide, disc_bundle, tmp_path):
     slide, _ = disc_slide
-    half = shapely.box(0, 0, 900, 1400)
+    half = shapely.box(0, 0, 390, 780)
     tissue = write_annotations(tmp_path / "tissue.geojson", (SHAPE, "Tissue"))
     roi = write_annotations(tmp_path / "roi.geojson", (half, "Tumor"))
     result = predict_slide(
@@ -67,7 +67,7 @@ def test_a_region_and_tissue_together_leave_what_both_hold(disc_slide, disc_bund
 def test_a_field_without_glass_is_all_tissue_and_says_so(disc_slide, disc_bundle, tmp_path):
     slide, _ = disc_slide
     result = predict_slide(slide, tmp_path, settings=settings(disc_bundle))
-    assert result.summary["tissue_mm2"] == pytest.approx(1900 * 1400 * MPP**2 / 1e6, rel=0.01)
+    assert result.summary["tissue_mm2"] == pytest.approx(780 * 780 * MPP**2 / 1e6, rel=0.01)
     assert any("No glass was found" in warning for warning in result.summary["warnings"])
 
 
@@ -84,12 +84,12 @@ def test_what_is_passed_over_in_annotations_is_told(disc_slide, disc_bundle, tmp
 @pytest.fixture(scope="module")
 def half_blurred(tmp_path_factory):
     """Fine texture under the discs, its left part out of focus by 3 µm."""
-    image, _ = disc_image(2000, 1200)
+    image, _ = disc_image(1280, 600)
     rng = np.random.default_rng(4)
     texture = ndimage.gaussian_filter(rng.normal(0, 1, image.shape[:2]), 1.2)[..., None] * 60
     image = np.clip(image + texture, 0, 255).astype(np.uint8)
-    soft = ndimage.gaussian_filter(image[:, :1024].astype(np.float32), (3 / MPP, 3 / MPP, 0))
-    image[:, :1024] = soft.astype(np.uint8)
+    soft = ndimage.gaussian_filter(image[:, :640].astype(np.float32), (3 / MPP, 3 / MPP, 0))
+    image[:, :640] = soft.astype(np.uint8)
     return write_svs(tmp_path_factory.mktemp("blurred") / "half.svs", image)
 
 
@@ -98,12 +98,12 @@ def test_out_of_focus_is_counted_warned_of_and_exported(half_blurred, disc_bundl
         half_blurred, tmp_path / "a", settings=settings(disc_bundle, tile_px=512)
     )
     focus = result.summary["focus"]
-    assert focus["blurred_mm2"] == pytest.approx(1024 * 1200 * MPP**2 / 1e6, rel=0.25)
+    assert focus["blurred_mm2"] == pytest.approx(640 * 600 * MPP**2 / 1e6, rel=0.25)
     assert any("out of focus" in warning for warning in result.summary["warnings"])
     path = write_view(open_result(result.folder), "tissue-geojson")
     tissue, blurred = read_annotations(path)
     assert (tissue.class_name, blurred.class_name) == ("Tissue", "Out of focus")
-    assert blurred.geometry.bounds[2] < 1200
+    assert blurred.geometry.bounds[2] < 800
     # The order of tiles and another run change nothing.
     other = predict_slide(
         half_blurred, tmp_path / "b", settings=settings(disc_bundle, tile_px=512, workers=1)

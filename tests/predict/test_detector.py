@@ -24,7 +24,7 @@ from tests.predict.conftest import disc_image, write_svs
 
 
 @pytest.fixture(scope="module")
-def detector(tmp_path_factory, disc_bundle):
+def detector(tmp_path_factory, patch_bundle):
     pytest.importorskip("tiatoolbox", reason="TIAToolbox is not installed (extra hovernet)")
     torch.manual_seed(0)
     net = build_network(HoVerNetConfig("fast", ("Other", "Lymphocyte"), 8))
@@ -35,7 +35,7 @@ def detector(tmp_path_factory, disc_bundle):
         folder / "made-hovernet",
         types=("Other", "Lymphocyte"),
         mpp=0.5,
-        markers_from=disc_bundle,
+        markers_from=patch_bundle,
     ).folder
 
 
@@ -58,13 +58,13 @@ def run(*arguments):
 
 
 def test_nuclei_types_and_fingerprint_tell_of_the_detector(
-    detector, disc_bundle, tmp_path, monkeypatch
+    detector, patch_bundle, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("lymphinfer.nuclei.hovernet.detector.predict_maps", dark_nuclei)
     image, centers = disc_image(400, 300)
     slide = write_svs(tmp_path / "a.svs", image)
     out = tmp_path / "out"
-    arguments = [slide, "--out", out, "--bundle", disc_bundle, "--device", "cpu",
+    arguments = [slide, "--out", out, "--bundle", patch_bundle, "--device", "cpu",
                  "--precision", "fp32", "--format", "geojson", "--workers", "1",
                  "--tile", "256"]  # fmt: skip
     run(*arguments)
@@ -94,11 +94,11 @@ def test_nuclei_types_and_fingerprint_tell_of_the_detector(
     assert summary_path.stat().st_mtime_ns == before
 
 
-def test_types_become_classes_on_request(detector, disc_bundle, tmp_path, monkeypatch):
+def test_types_become_classes_on_request(detector, patch_bundle, tmp_path, monkeypatch):
     monkeypatch.setattr("lymphinfer.nuclei.hovernet.detector.predict_maps", dark_nuclei)
     slide = write_svs(tmp_path / "a.svs", disc_image(300, 260)[0])
     out = tmp_path / "out"
-    run(slide, "--out", out, "--bundle", disc_bundle, "--detector", detector, "--device", "cpu",
+    run(slide, "--out", out, "--bundle", patch_bundle, "--detector", detector, "--device", "cpu",
         "--precision", "fp32")  # fmt: skip
     result = CliRunner().invoke(
         app, ["export", str(out), "--to", "geojson-types", "--format", "geojson"]
@@ -109,9 +109,9 @@ def test_types_become_classes_on_request(detector, disc_bundle, tmp_path, monkey
     assert classes == {"Lymphocyte"}
 
 
-def test_nuclei_without_types_say_so(disc_bundle, tmp_path):
+def test_nuclei_without_types_say_so(patch_bundle, tmp_path):
     slide = write_svs(tmp_path / "a.svs", disc_image(300, 260)[0])
-    run(slide, "--out", tmp_path / "out", "--bundle", disc_bundle, "--device", "cpu")
+    run(slide, "--out", tmp_path / "out", "--bundle", patch_bundle, "--device", "cpu")
     result = CliRunner().invoke(app, ["export", str(tmp_path / "out"), "--to", "geojson-types"])
     assert result.exit_code != 0 and "have no types" in str(result.exception)
 
@@ -122,8 +122,8 @@ def test_another_detector_gets_the_default_bundle_whose_markers_fit_any():
     assert PredictSettings(detector="hovernet", bundle="mine").bundle == "mine"
 
 
-def test_a_tile_that_a_deeper_network_cannot_cut_is_refused(disc_bundle, tmp_path, monkeypatch):
-    bundle = load_bundle(disc_bundle)
+def test_a_tile_that_a_deeper_network_cannot_cut_is_refused(patch_bundle, tmp_path, monkeypatch):
+    bundle = load_bundle(patch_bundle)
     monkeypatch.setattr(type(bundle.detector), "align_px", 32)
     slide = write_svs(tmp_path / "a.svs", disc_image(400, 300)[0])
     with pytest.raises(LymphinferError, match="--tile 272: a multiple of 32"):

@@ -37,7 +37,7 @@ def write_annotations(path: Path, *shapes: tuple[shapely.Geometry, str]) -> Path
     return path
 
 
-CIRCLE = shapely.Point(900, 700).buffer(420)
+CIRCLE = shapely.Point(390, 390).buffer(250)
 
 
 def test_only_nuclei_inside_and_none_is_missing(disc_slide, disc_bundle, tmp_path):
@@ -87,11 +87,11 @@ def test_a_slide_with_bounds_in_qupaths_frame(disc_bundle, tmp_path):
 
 def test_another_region_is_another_result(disc_slide, disc_bundle, tmp_path):
     slide, _ = disc_slide
-    roi = write_annotations(tmp_path / "a.geojson", (shapely.box(0, 0, 500, 500), "Tumor"))
+    roi = write_annotations(tmp_path / "a.geojson", (shapely.box(0, 0, 300, 300), "Tumor"))
     first = predict_slide(slide, tmp_path / "o", settings=settings(disc_bundle, roi=str(roi)))
     again = predict_slide(slide, tmp_path / "o", settings=settings(disc_bundle, roi=str(roi)))
     assert again.resumed_shards == again.shards
-    write_annotations(roi, (shapely.box(0, 0, 900, 500), "Tumor"))
+    write_annotations(roi, (shapely.box(0, 0, 600, 300), "Tumor"))
     larger = predict_slide(slide, tmp_path / "o", settings=settings(disc_bundle, roi=str(roi)))
     assert larger.resumed_shards == 0
     assert larger.n_nuclei > first.n_nuclei

@@ -19,6 +19,7 @@ from scipy.spatial import cKDTree
 from lymphinfer.batch.single import predict_slide
 from lymphinfer.cells.parts import list_parts
 from lymphinfer.errors import BundleError, PixelSizeError, ResultError, SlideError
+from lymphinfer.predict.plan import load
 from lymphinfer.predict.settings import PredictSettings
 
 from .conftest import MPP, RADIUS_PX, disc_image, write_svs
@@ -50,18 +51,27 @@ def test_every_disc_is_found_once_in_its_place(disc_slide, disc_bundle, tmp_path
     assert area == pytest.approx(np.pi * (RADIUS_PX * MPP) ** 2, rel=0.06)
 
 
+@pytest.fixture(scope="module")
+def by_patches(disc_slide, patch_bundle, tmp_path_factory):
+    """The loaded bundle, and a result."""
+    chosen = settings(patch_bundle, tile_px=512)
+    bundle = load(chosen)
+    folder = tmp_path_factory.mktemp("patches")
+    return bundle, predict_slide(disc_slide[0], folder, settings=chosen, bundle=bundle)
+
+
 @pytest.mark.parametrize("changes", [{"tile_px": 256}, {"tile_px": 1024}, {"workers": 1}])
-def test_nuclei_do_not_depend_on_tiles_or_workers(disc_slide, disc_bundle, tmp_path, changes):
-    slide, _ = disc_slide
-    reference = predict_slide(slide, tmp_path / "a", settings=settings(disc_bundle, tile_px=512))
-    other = predict_slide(
-        slide, tmp_path / "b", settings=settings(disc_bundle, **{"tile_px": 512, **changes})
-    )
+def test_nuclei_do_not_depend_on_tiles_or_workers(
+    disc_slide, patch_bundle, by_patches, tmp_path, changes
+):
+    bundle, reference = by_patches
+    chosen = settings(patch_bundle, **{"tile_px": 512, **changes})
+    other = predict_slide(disc_slide[0], tmp_path, settings=chosen, bundle=bundle)
     a, b = (
         {f["id"]: f["properties"]["measurements"] for f in features(r.file)}
         for r in (reference, other)
     )
-    assert a.keys() == b.keys()
+    assert a.keys() == b.keys() and len(a) == len(disc_slide[1])
     for key, row in a.items():
         assert row == pytest.approx(b[key], abs=1e-3)
 
@@ -77,18 +87,17 @@ def test_a_second_run_of_a_finished_slide_computes_nothing(disc_slide, disc_bund
 
 
 def test_missing_shards_alone_are_computed_and_the_file_comes_out_the_same(
-    disc_slide, disc_bundle, tmp_path
+    strip, disc_bundle, tmp_path
 ):
-    slide, _ = disc_slide
     options = settings(disc_bundle, tile_px=256)
-    whole = predict_slide(slide, tmp_path, settings=options)
+    whole = predict_slide(strip, tmp_path, settings=options)
     bytes_before = whole.file.read_bytes()
     parts = list_parts(tmp_path / "parts")
     assert len(parts) > 2
     parts[1].unlink()
     parts[2].write_bytes(parts[2].read_bytes()[:-20])
     (tmp_path / "summary.json").unlink()
-    again = predict_slide(slide, tmp_path, settings=options)
+    again = predict_slide(strip, tmp_path, settings=options)
     assert again.shards - again.resumed_shards == 2
     assert again.file.read_bytes() == bytes_before
 
@@ -96,7 +105,7 @@ def test_missing_shards_alone_are_computed_and_the_file_comes_out_the_same(
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="kill -9 is POSIX")
 def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(disc_bundle, tmp_path):
-    image, _ = disc_image(4000, 3000)
+    image, _ = disc_image(2100, 2100)
     slide = write_svs(tmp_path / "big.svs", image)
     command = [sys.executable, "-m", "lymphinfer", "predict", str(slide), "--bundle",
                str(disc_bundle), "--tile", "256", "--precision", "fp32", "--device", "cpu",
@@ -207,9 +216,8 @@ def test_an_absurd_pixel_size_is_refused_with_its_value(disc_slide, disc_bundle,
 
 
 def test_a_full_disk_ends_clearly_and_leaves_no_half_file(
-    disc_slide, disc_bundle, tmp_path, monkeypatch
+    strip, disc_bundle, tmp_path, monkeypatch
 ):
-    slide, _ = disc_slide
     real = os.fsync
 
     def full(descriptor: int) -> None:
@@ -219,11 +227,11 @@ def test_a_full_disk_ends_clearly_and_leaves_no_half_file(
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(ResultError, match="disk is full"):
-        predict_slide(slide, tmp_path, settings=settings(disc_bundle, tile_px=256))
+        predict_slide(strip, tmp_path, settings=settings(disc_bundle, tile_px=256))
     monkeypatch.setattr(os, "fsync", real)
     names = [p.name for p in tmp_path.rglob("*") if p.is_file()]
     assert not any(n.endswith((".zip", ".tmp")) for n in names)
-    result = predict_slide(slide, tmp_path, settings=settings(disc_bundle, tile_px=256))
+    result = predict_slide(strip, tmp_path, settings=settings(disc_bundle, tile_px=256))
     assert result.resumed_shards >= 1
 
 

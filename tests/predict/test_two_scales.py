@@ -8,8 +8,8 @@ import shapely
 from scipy.spatial import cKDTree
 
 from lymphinfer.batch.single import predict_slide
-from lymphinfer.bundles.loading import load_bundle
 from lymphinfer.nuclei.detector import polygon_centroids
+from lymphinfer.predict.plan import load
 from lymphinfer.slides import open_slide
 
 from .conftest import MPP
@@ -24,6 +24,11 @@ def probabilities(result) -> dict[str, tuple[float, float]]:
         )
         for f in features(result.file)
     }
+
+
+@pytest.fixture(scope="module")
+def bundle(two_scale_bundle):
+    return load(settings(two_scale_bundle))
 
 
 @pytest.fixture(scope="module")
@@ -42,30 +47,29 @@ def test_every_nucleus_has_probabilities_that_differ_and_obey_the_hierarchy(whol
 
 @pytest.mark.parametrize("changes", [{"tile_px": 256}, {"tile_px": 2048}, {"workers": 1}])
 def test_probabilities_do_not_depend_on_tiles_and_shards(
-    whole, disc_slide, two_scale_bundle, tmp_path, changes
+    whole, disc_slide, two_scale_bundle, bundle, tmp_path, changes
 ):
     options = settings(two_scale_bundle, **{"tile_px": 512, **changes})
-    other = probabilities(predict_slide(disc_slide[0], tmp_path, settings=options))
+    result = predict_slide(disc_slide[0], tmp_path, settings=options, bundle=bundle)
+    other = probabilities(result)
     reference = probabilities(whole)
     assert other.keys() == reference.keys()
     a, b = (np.array([p[k] for k in reference]) for p in (reference, other))
     np.testing.assert_allclose(a, b, atol=2e-3)
 
 
-def test_a_region_sees_what_lies_around_it(whole, disc_slide, two_scale_bundle, tmp_path):
-    roi = write_annotations(tmp_path / "a.geojson", (shapely.box(700, 500, 900, 700), "Tumor"))
+def test_a_region_sees_what_lies_around_it(whole, disc_slide, two_scale_bundle, bundle, tmp_path):
+    roi = write_annotations(tmp_path / "a.geojson", (shapely.box(300, 300, 500, 500), "Tumor"))
     options = settings(two_scale_bundle, tile_px=512, roi=str(roi))
-    part = probabilities(predict_slide(disc_slide[0], tmp_path / "b", settings=options))
+    result = predict_slide(disc_slide[0], tmp_path / "b", settings=options, bundle=bundle)
+    part = probabilities(result)
     reference = probabilities(whole)
     assert 5 < len(part) < len(reference)
     for key, values in part.items():
         np.testing.assert_allclose(values, reference[key], atol=2e-3)
 
 
-def test_what_is_written_is_what_the_networks_say_of_the_picture(
-    whole, disc_slide, two_scale_bundle
-):
-    bundle = load_bundle(two_scale_bundle)
+def test_what_is_written_is_what_the_networks_say_of_the_picture(whole, disc_slide, bundle):
     with open_slide(disc_slide[0]) as slide:
         pixels = slide.read_region(0, 0, *slide.dimensions, MPP)
         far = bundle.markers.far
@@ -84,7 +88,7 @@ def test_what_is_written_is_what_the_networks_say_of_the_picture(
     written = np.array([f["properties"]["measurements"]["CD45 probability"] for f in rows])
     # At the slide's edges a tile goes on in white, an image in memory in its mirror image.
     inner = ((centroids(rows) > 150) & (centroids(rows) < np.array(slide.dimensions) - 150)).all(1)
-    assert inner.sum() > 500
+    assert inner.sum() > 100
     np.testing.assert_allclose(written[inner], expected[index][inner], atol=2e-3)
 
 

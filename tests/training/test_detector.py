@@ -23,8 +23,8 @@ from lymphinfer.nuclei.stardist.network import StarDistConfig, build_network
 from lymphinfer.training.detectors.hovernet import CropDataset, HoVerNetTrainer, HoVerNetTraining
 from lymphinfer.training.detectors.stardist import TrainConfig
 from lymphinfer.training.detectors.stardist import Trainer as StarDistTrainer
-from tests.predict.conftest import disc_bundle as disc_bundle
 from tests.predict.conftest import disc_image
+from tests.predict.conftest import patch_bundle as patch_bundle
 
 REASON = "TIAToolbox is not installed (extra hovernet)"
 
@@ -52,12 +52,12 @@ def run(*arguments):
 
 
 @pytest.mark.parametrize("arch", ["hovernet", "stardist"])
-def test_annotations_become_a_bundle(arch, annotated, disc_bundle, tmp_path):
+def test_annotations_become_a_bundle(arch, annotated, patch_bundle, tmp_path):
     if arch == "hovernet":
         pytest.importorskip("tiatoolbox", reason=REASON)
     out = tmp_path / f"my-{arch}"
     given = [annotated, "--arch", arch, "--out", out, "--steps", 2, "--batch", 1, "--width", 8,
-             "--markers-from", disc_bundle, "--device", "cpu", "--validate-every", 2]  # fmt: skip
+             "--markers-from", patch_bundle, "--device", "cpu", "--validate-every", 2]  # fmt: skip
     text = run(*given)
     assert "Held out: F1" in text
     bundle = load_bundle(out)
@@ -155,9 +155,9 @@ def test_a_state_that_does_not_say_what_it_was_begun_with_is_refused(begun):
         StarDistTrainer(config, folder, workers=0)
 
 
-def test_train_detector_names_what_differs_and_what_to_do(annotated, disc_bundle, tmp_path):
+def test_train_detector_names_what_differs_and_what_to_do(annotated, patch_bundle, tmp_path):
     out = tmp_path / "mine"
-    given = [annotated, "--out", out, "--batch", 1, "--markers-from", disc_bundle,
+    given = [annotated, "--out", out, "--batch", 1, "--markers-from", patch_bundle,
              "--device", "cpu", "--steps"]  # fmt: skip
     run(*given, 2)
     shutil.rmtree(out)

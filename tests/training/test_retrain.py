@@ -4,6 +4,7 @@ import hashlib
 import os
 import pkgutil
 import shutil
+import signal
 import subprocess
 import sys
 import tomllib
@@ -92,35 +93,39 @@ def dying(monkeypatch, where, name, after=0):
     monkeypatch.setattr(where, name, function)
 
 
-@pytest.mark.parametrize(
-    ("where", "name", "after"),
-    [
-        ("lymphinfer.orion.patch_writer.PatchWriter", "finish", 1),
-        ("lymphinfer.training.fit.Trainer", "_step", 13),
-        ("lymphinfer.training.retrain", "population_of", 0),
-        ("lymphinfer.training.results", "plot_evaluation", 0),
-        ("lymphinfer.training.bundle", "write_card", 0),
-    ],
-)
-def test_a_kill_in_any_stage_ends_in_the_same_bundle(
-    case, trained, tmp_path, monkeypatch, where, name, after
-):
+STAGES = [
+    ("lymphinfer.orion.patch_writer.PatchWriter", "finish", 1),
+    ("lymphinfer.training.fit.Trainer", "_step", 13),
+    ("lymphinfer.training.retrain", "population_of", 0),
+    ("lymphinfer.training.results", "plot_evaluation", 0),
+    ("lymphinfer.training.bundle", "write_card", 0),
+]
+
+
+def test_a_kill_in_each_stage_ends_in_the_same_bundle(case, trained, tmp_path, monkeypatch):
     out = tmp_path / "mine"
-    with monkeypatch.context() as patch:
-        dying(patch, pkgutil.resolve_name(where), name, after)
-        with pytest.raises(Killed):
-            run(case, out)
+    for where, name, after in STAGES:
+        with monkeypatch.context() as patch:
+            dying(patch, pkgutil.resolve_name(where), name, after)
+            with pytest.raises(Killed):
+                run(case, out)
     run(case, out)
     assert digests(out) == digests(trained.bundle.folder)
 
 
 SCRIPT = """
-import sys, tomllib, torch
+import itertools, os, signal, sys, tomllib, torch
 from pathlib import Path
 torch.set_num_threads(1)
 from lymphinfer.training.config_file import parse_config
 from lymphinfer.training.retrain import retrain
-cohort, gates, config, out = map(Path, sys.argv[1:])
+cohort, gates, config, out = map(Path, sys.argv[1:5])
+writes = itertools.count(1)
+def die(event, values):
+    name = values[0] if event == "open" and values[2] & (os.O_WRONLY | os.O_RDWR) else ""
+    if str(name).startswith(str(out)) and next(writes) == int(sys.argv[5]):
+        os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(die)
 settings = parse_config(tomllib.loads(config.read_text()))
 retrain(cohort, gates, settings, out, device="cpu", progress=False, command="made")
 """
@@ -132,19 +137,11 @@ def test_kill_9_again_and_again_ends_in_the_same_bundle(case, trained, tmp_path)
     config.write_text(tomli_w.dumps(case.config.to_dict()))
     command = [sys.executable, "-c", SCRIPT, *map(str, (case.cohort, case.gates, config, out))]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    kills = 0
-    for seconds in np.arange(2.0, 60.0, 0.7):
-        process = subprocess.Popen(command, env=environment)
-        try:
-            assert process.wait(seconds) == 0
-            break
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            kills += 1
-    else:
-        assert subprocess.run(command, env=environment).returncode == 0
-    assert kills >= 3
+    # Dead as it opens a file to write: the first, and some later ones of what is left to do.
+    for writes in (1, 12, 40, 3):
+        done = subprocess.run([*command, str(writes)], env=environment)
+        assert done.returncode == -signal.SIGKILL
+    assert subprocess.run([*command, "0"], env=environment).returncode == 0
     assert digests(out) == digests(trained.bundle.folder)
 
 

@@ -39,7 +39,7 @@ def batch(disc_bundle, tmp_path_factory):
     root = tmp_path_factory.mktemp("dask")
     (root / "in").mkdir()
     for seed, name in enumerate(("a", "b")):
-        image, _ = disc_image(1400, 2100, seed=seed)
+        image, _ = disc_image(1100, 2100, seed=seed)
         write_svs(root / "in" / f"{name}.svs", image)
     (root / "in" / "text.svs").write_text("not a slide")
     chosen = settings(disc_bundle)
