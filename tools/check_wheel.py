@@ -1,6 +1,6 @@
 """What a wheel of this package must hold: ``python tools/check_wheel.py dist/*.whl``.
 
-Needs nothing but Python. Prints what was found, and ends with 1 and every problem where there is one.
+Needs nothing but Python. Prints what was found; ends with 1 and every problem where there is one.
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ def problems(path: Path) -> list[str]:
         found += _bundles(wheel, inside)
         weights = sum(i.file_size for i in wheel.infolist() if i.filename.endswith(".safetensors"))
     size = path.stat().st_size
-    print(f"{path.name}: {size / 1e6:.1f} MB, {len(names)} files, {weights / 1e6:.1f} MB of weights")
+    print(
+        f"{path.name}: {size / 1e6:.1f} MB, {len(names)} files, {weights / 1e6:.1f} MB of weights"
+    )
     if size > MOST_BYTES:
         found.append(f"{size / 1e6:.0f} MB: at most {MOST_BYTES / 1e6:.0f}")
     if weights > MOST_WEIGHTS_BYTES:
