@@ -87,7 +87,8 @@ NOT_OURS: dict[str, str] = {
     "apptainer build lymphinfer.sif packaging/container/lymphinfer.def": "Apptainer",
     "apptainer run --nv --bind /project lymphinfer.sif predict /project/slides --out "
     "/project/results": "Apptainer",
-    "snakemake -s examples/workflow/Snakefile --cores 4 --config slides=slides out=results": "an engine",
+    "snakemake -s examples/workflow/Snakefile --cores 4 --config slides=slides "
+    "out=results": "an engine",
     "dask scheduler": "runs until it is stopped",
     "dask worker tcp://host:8786 --nthreads 1 --resources GPU=1": "a scheduler elsewhere",
 }
@@ -95,7 +96,7 @@ EXIT_CODES = {"doctor": (0, 1)}  # 1 on a machine that is short of something
 OTHER_PROGRAMS = {
     # Options of other programs in the texts.
     "--array", "--gres", "--resources", "--nthreads", "--dest", "--no-index", "--find-links",
-    "--upgrade", "--build-arg", "--user", "--nv", "--keep-going",
+    "--upgrade", "--editable", "--build-arg", "--user", "--nv", "--keep-going",
 }  # fmt: skip
 
 
