@@ -1,3 +1,3 @@
-"""The software's version."""
+"""The software's version: its one place. `tests/release` holds every other mention to it."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -39,7 +39,7 @@ from lymphinfer.batch.platform import (
     machine,
     process_start,
 )
-from lymphinfer.cells.files import fix_for
+from lymphinfer.cells.files import fix_for, patiently
 from lymphinfer.cells.naming import LOCK
 from lymphinfer.errors import ResultError
 
@@ -145,9 +145,9 @@ class FolderLock:
             if self._take(guard, Owner.new()):
                 try:
                     if read_owner(self.path) == owner:
-                        self.path.unlink()
+                        patiently(self.path.unlink)
                 finally:
-                    guard.unlink()
+                    patiently(guard.unlink)
 
     def holder(self) -> Owner | None:
         """Who holds the lock at present."""
@@ -185,7 +185,7 @@ class FolderLock:
                 return False
             fresh = path.with_name(f".{path.name}.{owner.token}.tmp")
             fresh.write_bytes(owner.encoded())
-            fresh.replace(path)
+            patiently(lambda: fresh.replace(path))
             return True
         except FileNotFoundError:
             # Swept away by a new owner, who has taken the lock while this process stood still.
@@ -193,7 +193,7 @@ class FolderLock:
         finally:
             # A process that stood still for minutes may have lost it to another.
             if read_owner(guard) == me:
-                guard.unlink(missing_ok=True)
+                patiently(lambda: guard.unlink(missing_ok=True))
 
     @staticmethod
     def _guard(path: Path, token: str) -> Path:

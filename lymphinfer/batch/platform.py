@@ -29,7 +29,7 @@ def machine() -> str:
     """
     parts = [platform.node() or "unknown"]
     with suppress(OSError):
-        parts.append(_BOOT_ID.read_text().strip())
+        parts.append(_BOOT_ID.read_text("utf-8").strip())
     with suppress(OSError):
         parts.append(str(_PID_NAMESPACE.readlink()))
     return "/".join(parts)

@@ -145,8 +145,8 @@ def load_bundle(
     autocast : torch.dtype or None
         Half type for the networks, None for full precision.
     runtime : str
-        ``"torch"``, or ``"openvino"`` on the CPU for the networks that it computes: StarDist and
-        patch classifiers.
+        ``"torch"``, or ``"openvino"`` on the CPU for the networks that it computes: StarDist, the
+        far scale and patch classifiers.
 
     Returns
     -------

@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -23,6 +24,9 @@ _FIXES = {
     errno.ENAMETOOLONG: "the name is too long for this file system: choose a shorter --out",
 }
 
+
+# Windows lets nobody replace or delete a file while another process reads it.
+_WAITS_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0) if os.name == "nt" else ()
 
 # What is added to a name is 28 bytes at most, and a name may have 255.
 _TEMPORARY_BYTES = 200
@@ -59,13 +63,31 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.replace(path)
+            patiently(lambda: temporary.replace(path))
         except BaseException:
             with suppress(OSError):
                 temporary.unlink()
             raise
     except OSError as error:
         raise cannot_write(path, error) from error
+
+
+def patiently(act: Callable[[], object]) -> None:
+    """Replace or delete a file that another process may be reading at the moment.
+
+    Raises
+    ------
+    OSError
+        It still cannot be done after some two seconds on Windows; elsewhere at once.
+    """
+    for wait_s in _WAITS_S:
+        try:
+            act()
+        except PermissionError:
+            time.sleep(wait_s)
+        else:
+            return
+    act()
 
 
 def cannot_write(path: Path, error: OSError) -> ResultError:

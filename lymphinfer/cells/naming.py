@@ -23,8 +23,8 @@ RUNS = "runs"
 """Folder in the root of the results, with a file for each call of the command."""
 
 GEOJSON_FORMATS = ("zip", "geojson.gz", "geojson")
-_VIEWS = (".csv", ".parquet", ".tissue.geojson", ".regions.geojson", ".h5ad", ".spatialdata.zarr",
-          ".ome.xml", ".labels.ome.tif")  # fmt: skip
+_VIEWS = (".csv", ".csv-metadata.json", ".parquet", ".tissue.geojson", ".regions.geojson", ".h5ad",
+          ".spatialdata.zarr", ".ome.xml", ".labels.ome.tif", ".ro-crate.zip")  # fmt: skip
 VIEW_SUFFIXES = (
     *(f"{kind}.{fmt}" for kind in ("", ".points", ".types") for fmt in GEOJSON_FORMATS),
     *_VIEWS,

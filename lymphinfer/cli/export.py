@@ -25,6 +25,7 @@ class View(StrEnum):
     spatialdata = "spatialdata"
     ome_xml = "ome-xml"
     labels = "labels"
+    ro_crate = "ro-crate"
 
 
 def export(
@@ -55,6 +56,10 @@ def export(
         float | None,
         typer.Option(help="Of the label image: its pixel size, µm/px. Default: the slide's."),
     ] = None,
+    license: Annotated[
+        str | None,
+        typer.Option(help="Of an RO-Crate: the results' licence, an address or words."),
+    ] = None,
 ) -> None:
     """Write the nuclei of a finished slide as a table, an image or objects for other programs.
 
@@ -64,7 +69,7 @@ def export(
     detector. tissue-geojson: the tissue and what is out of focus, as annotations. regions-geojson:
     the regions that lymphinfer regions has measured. anndata: .h5ad for scanpy and squidpy.
     spatialdata: a Zarr folder. ome-xml: ROIs for OMERO. labels: a pyramidal OME-TIFF of the csv's
-    labels.
+    labels. ro-crate: the result folder in a .zip, with what is in it and what made it as JSON-LD.
     """
     from rich.console import Console
     from rich.markup import escape
@@ -82,7 +87,7 @@ def export(
             f"--out {out} names one file, but {source} holds the results of {len(folders)} slides: "
             "leave --out away, and each is written beside its summary"
         )
-    options = ViewOptions(None if format is None else format.value, crop, mpp)
+    options = ViewOptions(None if format is None else format.value, crop, mpp, license)
     failed = 0
     for folder in folders:
         try:

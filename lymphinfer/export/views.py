@@ -23,11 +23,14 @@ class ViewOptions:
         Of GeoJSON: subtract the slide's bounds, as QuPath does; None for what ``predict`` did.
     mpp : float or None
         Of the label image, µm/px; None for the slide's own.
+    licence : str or None
+        Of an RO-Crate, an address or words; None where it is not stated.
     """
 
     format: Format | None = None
     crop_to_bounds: bool | None = None
     mpp: float | None = None
+    licence: str | None = None
 
 
 def write_view(
@@ -154,6 +157,12 @@ def _labels(path: Path, result: Result, options: ViewOptions) -> Path:
     return write_labels(path, result, options.mpp)
 
 
+def _ro_crate(path: Path, result: Result, options: ViewOptions) -> Path:
+    from lymphinfer.export.ro_crate import write_ro_crate
+
+    return write_ro_crate(path, result, options.licence)
+
+
 VIEWS: dict[str, tuple[str, Callable[[Path, Result, ViewOptions], Path]]] = {
     "csv": (".csv", _csv),
     "parquet": (".parquet", _parquet),
@@ -166,5 +175,6 @@ VIEWS: dict[str, tuple[str, Callable[[Path, Result, ViewOptions], Path]]] = {
     "spatialdata": (".spatialdata.zarr", _spatialdata),
     "ome-xml": (".ome.xml", _ome_xml),
     "labels": (".labels.ome.tif", _labels),
+    "ro-crate": (".ro-crate.zip", _ro_crate),
 }
 """By name: the suffix of its file (GeoJSON adds its format's) and what writes it."""

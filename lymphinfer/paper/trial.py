@@ -181,7 +181,7 @@ def _calibrate(net: Any, val: StoreSet, panel: Panel, accelerator: Any) -> Calib
 def _read(path: Path, limits: list[int]) -> TrialResult | None:
     """Read a finished trial; None where there is none, or one that was allowed fewer epochs."""
     try:
-        document = json.loads(path.read_text())
+        document = json.loads(path.read_text("utf-8"))
         if document.pop("limits") != limits:
             return None
         markers = tuple(TrialMarker(**m) for m in document.pop("markers"))

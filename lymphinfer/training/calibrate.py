@@ -141,7 +141,7 @@ def write_calibration(path: Path, calibrated: Calibrated) -> None:
 
 def read_calibration(path: Path) -> Calibrated:
     """Read what `write_calibration` has written."""
-    document = json.loads(path.read_text())
+    document = json.loads(path.read_text("utf-8"))
     return Calibrated(
         tuple(Calibration(**c) for c in document["calibrations"]),
         tuple(math.nan if t is None else t for t in document["thresholds"]),

@@ -173,5 +173,5 @@ class RunLog:
 def read_log(folder: Path) -> list[dict[str, Any]]:
     """Rows of a run's log: ``loss`` for every optimiser step, ``auroc`` for every epoch."""
     path = folder / LOG
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = path.read_text("utf-8").splitlines() if path.exists() else []
     return [json.loads(line) for line in lines]

@@ -29,7 +29,7 @@ class Ledger:
         self._steps: dict[str, dict[str, Any]] = {}
         if self.path.exists():
             try:
-                found = json.loads(self.path.read_text())
+                found = json.loads(self.path.read_text("utf-8"))
             # Written whole or not at all; a file that is none of ours only costs doing steps again.
             except ValueError:
                 found = {}

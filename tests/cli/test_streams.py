@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 import subprocess
 import sys
 
@@ -21,6 +20,7 @@ def close_output():
     os.close(1)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="no preexec_fn there")
 def test_a_closed_standard_output_ends_in_0(tmp_path):
     done = subprocess.run(
         [*COMMAND, "weights", "list"], preexec_fn=close_output, stderr=subprocess.PIPE, text=True
@@ -38,6 +38,7 @@ def test_a_reader_that_goes_away_leaves_exit_code_0():
     assert (process.returncode, said) == (0, b"")
 
 
+@pytest.mark.skipif(os.name == "nt", reason="no preexec_fn there")
 @pytest.mark.parametrize("bound", ["stdout", "both"])
 def test_a_slide_is_done_where_nobody_listens(disc_bundle, tmp_path, bound):
     from PIL import Image
@@ -61,6 +62,8 @@ def test_a_slide_is_done_where_nobody_listens(disc_bundle, tmp_path, bound):
 @pytest.mark.skipif(sys.platform != "linux", reason="an address space has no limit elsewhere")
 @pytest.mark.slow
 def test_memory_that_ends_is_told_and_no_traceback(tmp_path):
+    import resource
+
     from PIL import Image
 
     Image.fromarray(disc_image(700, 600, seed=1)[0]).save(tmp_path / "s.png")

@@ -12,6 +12,7 @@ from .source_text import ROOT
 
 PAGES = (
     ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "examples").glob("*/README.md")),
 )

@@ -77,6 +77,18 @@ NOT_OURS: dict[str, str] = {
     "lymphinfer-env/bin/python -m pip install .": "network",
     "sbatch examples/cluster/slurm_array.sh slides/ results/": "SLURM",
     "python -m recipes.orion_crc01.cohort --slide orion-crc01/ --out crc01/": "needs the tiles",
+    "kubectl apply -f examples/cluster/kubernetes.yaml": "Kubernetes",
+    "docker build -t lymphinfer:0.2.0 .": "Docker",
+    "docker build -t lymphinfer:0.2.0-cuda --build-arg TORCH=cu128 .": "Docker",
+    "docker run --rm --user '$(id -u):$(id -g)' -v '$PWD:/data' lymphinfer:0.2.0 predict slides/ "
+    "--out results/": "Docker",
+    "docker run --rm --user '$(id -u):$(id -g)' -v '$PWD:/data' --gpus all lymphinfer:0.2.0-cuda "
+    "predict slides/ --out results/": "Docker",
+    "apptainer build lymphinfer.sif packaging/container/lymphinfer.def": "Apptainer",
+    "apptainer run --nv --bind /project lymphinfer.sif predict /project/slides --out "
+    "/project/results": "Apptainer",
+    "snakemake -s examples/workflow/Snakefile --cores 4 --config slides=slides "
+    "out=results": "an engine",
     "dask scheduler": "runs until it is stopped",
     "dask worker tcp://host:8786 --nthreads 1 --resources GPU=1": "a scheduler elsewhere",
 }
@@ -84,7 +96,7 @@ EXIT_CODES = {"doctor": (0, 1)}  # 1 on a machine that is short of something
 OTHER_PROGRAMS = {
     # Options of other programs in the texts.
     "--array", "--gres", "--resources", "--nthreads", "--dest", "--no-index", "--find-links",
-    "--upgrade",
+    "--upgrade", "--editable", "--build-arg", "--user", "--nv", "--keep-going",
 }  # fmt: skip
 
 
@@ -266,7 +278,7 @@ def test_every_option_in_the_text_exists(page):
             wrong = {w for w in rest if w.startswith("--") and len(w) > 2} - options_of(command)
             assert not wrong, f"{name_of(page)}: {name} has no {wrong}"
         script = re.match(r"(?:python )?(\S+\.py)\b", code)
-        source = script_source(script[1]) if script else ""
+        source = script_source(script[1]) if script and "--" in code else ""
         for option in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", code):
             assert option in known or f'"{option}"' in source, f"{name_of(page)}: {code}"
 

@@ -1,3 +1,4 @@
+import os
 import signal
 import subprocess
 import sys
@@ -124,6 +125,7 @@ with open_slide(sys.argv[1]) as slide:
 """
 
 
+@pytest.mark.skipif(os.name == "nt", reason="kill -9 is POSIX")
 def test_kill_9_and_the_same_command_again_end_with_the_same_store(he, tmp_path):
     path = tmp_path / "a.zarr"
     here = str(Path(__file__).parents[2])

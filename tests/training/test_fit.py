@@ -95,6 +95,7 @@ def test_a_killed_run_ends_with_the_same_curve_and_weights(
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="kill -9 is POSIX")
 def test_kill_9_of_a_process_changes_nothing(sets, reference, tmp_path):
     folder, _ = reference
     script = (

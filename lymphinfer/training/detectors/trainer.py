@@ -182,7 +182,7 @@ class DetectorTrainer(ABC, Generic[Net, Config]):
             settings = {k: v for k, v in self._resumed.items() if k != DATA}
             check_same(folder, settings, self.begun)
             self._load()
-        (folder / "config.json").write_text(json.dumps(asdict(config), indent=1))
+        (folder / "config.json").write_text(json.dumps(asdict(config), indent=1), "utf-8")
 
     @abstractmethod
     def build(self) -> Net:
