@@ -175,6 +175,10 @@ class NearDense:
     def __init__(self, dense: Any, maps: NDArray[np.float32], step_px: NDArray[np.float32]):
         self.dense, self.maps, self.step_px = dense, maps, step_px
 
+    def read(self, polygons: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Near features (N, C) of nuclei by their outlines (N, V, 2), tile px."""
+        return near_features(self.maps, *near_points(polygons), self.step_px)
+
 
 class NearMarkers:
     """A detector whose nuclei come with near features.
@@ -242,8 +246,7 @@ class NearMarkers:
     def decode(self, dense: NearDense) -> Detection:
         """See `Detector.decode`; the nuclei have `near`."""
         found = self.detector.decode(dense.dense)
-        points, weights = near_points(found.polygons)
-        near = near_features(dense.maps, points, weights, dense.step_px)
+        near = dense.read(found.polygons)
         return Detection(found.polygons, found.probability, found.marker_logits, found.extras, near)
 
 

@@ -159,6 +159,35 @@ class StarDistDetector:
             else pool_over_rays(logits, found, self.net.config.grid),
         )
 
+    def describe(
+        self, dense: TilePrediction, stars: NDArray[np.floating], centers: NDArray[np.floating]
+    ) -> Detection:
+        """Nuclei that are there already, with what the marker head says of them.
+
+        Parameters
+        ----------
+        dense : TilePrediction
+        stars : ndarray of float, (N, n_rays, 2)
+            Outlines, tile px; ray k points from the centre to angle 2πk / n_rays.
+        centers : ndarray of float, (N, 2)
+            Their centres, tile px.
+
+        Returns
+        -------
+        Detection
+            In the order of the outlines, without a probability.
+        """
+        logits = dense.dense.marker_logit
+        scale: NDArray[np.float32] = np.array(dense.scale, np.float32)
+        reach = np.linalg.norm((stars - centers[:, None]) * scale, axis=2).astype(np.float32)
+        points = (centers * scale - 0.5).astype(np.float32)
+        unsure = np.full(len(stars), np.nan, np.float32)
+        pooled = None
+        if logits is not None:
+            found = StarPolygons(points, reach, unsure)
+            pooled = pool_over_rays(logits, found, self.net.config.grid)
+        return Detection(np.asarray(stars, np.float32), unsure, pooled)
+
 
 def pool_over_rays(
     values: NDArray[np.float32], polygons: StarPolygons, grid: int
