@@ -101,11 +101,13 @@ def main() -> None:
             called = (p >= at.threshold).astype(float)
             rows.append((name, _balanced(labels, called), _auroc(labels, p), p.mean()))
         print(
-            f"val: {len(labels):,} nuclei of {len(found.slides)} images, {labels.mean():.1%} lymphocytes"
+            f"val: {len(labels):,} nuclei of {len(found.slides)} images, "
+            f"{labels.mean():.1%} lymphocytes"
         )
         for name, balanced, ranks, expected in rows:
             print(
-                f"  {name}: balanced accuracy {balanced:.3f}, AUROC {ranks:.3f}, expected {expected:.1%}"
+                f"  {name}: balanced accuracy {balanced:.3f}, AUROC {ranks:.3f}, "
+                f"expected {expected:.1%}"
             )
 
 

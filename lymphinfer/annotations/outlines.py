@@ -24,6 +24,8 @@ from lymphinfer.annotations.text import read_values
 from lymphinfer.errors import AnnotationError
 
 PROBABILITY = "Detection probability"
+LEAST_UM2, MOST_UM2 = 12.0, 500.0
+"""Areas of nuclei: a lymphocyte's has some 38 µm², a large tumour cell's 200."""
 _NUCLEI = ("detection", "cell")
 _NUMBERS = ("cell_id", "id", "label")
 _CONTOUR_LISTS = ("cells", "nuc")

@@ -244,7 +244,7 @@ def _jobs(entries: list[_Entry], base: Path, out: Path) -> list[Job]:
             e.series,
             e.nuclei,
             e.regions,
-        )  # fmt: skip
+        )
         for e in entries
     ]
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lymphinfer.annotations import Roi
-from lymphinfer.annotations.outlines import PROBABILITY, Outline, read_outlines
+from lymphinfer.annotations.outlines import LEAST_UM2, MOST_UM2, PROBABILITY, Outline, read_outlines
 from lymphinfer.cells.outlines import Rings, areas, centroids, is_valid, mended
 from lymphinfer.cells.table import NAMESPACE
 from lymphinfer.errors import AnnotationError
@@ -21,9 +21,6 @@ from lymphinfer.textfiles import shown
 
 NUMBER = "cell_id"
 """Column of the nucleus table for ids that are whole numbers."""
-LEAST_UM2, MOST_UM2 = 12.0, 500.0
-"""Median areas of nuclei: beyond them the coordinates are no level-0 px, or the objects no nuclei.
-A lymphocyte's nucleus has some 38 µm², a large tumour cell's 200."""
 _BEYOND = 0.01
 _EXACT = 1 << 24
 

@@ -20,7 +20,7 @@ def suggest(
         typer.Option("--out", "-o", help="The GeoJSON file; a folder for several slides."),
     ],
     count: Annotated[
-        int, typer.Option("-n", min=1, help="Nuclei to review, over all slides.")
+        int, typer.Option("--number", "-n", min=1, help="Nuclei to review, over all slides.")
     ] = 200,
     marker: Annotated[
         str | None,

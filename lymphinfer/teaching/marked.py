@@ -12,6 +12,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+from lymphinfer.annotations.outlines import MOST_UM2
 from lymphinfer.annotations.reading import (
     ANNOTATION,
     class_name_of,
@@ -22,7 +23,6 @@ from lymphinfer.annotations.reading import (
 )
 from lymphinfer.annotations.text import read_values
 from lymphinfer.bundles.schema import BundleManifest
-from lymphinfer.cells.given import MOST_UM2
 from lymphinfer.errors import AnnotationError
 from lymphinfer.markers.hierarchy import call_phenotypes
 from lymphinfer.teaching.naming import ClassNames, listed
