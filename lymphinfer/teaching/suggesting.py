@@ -89,8 +89,9 @@ def choose(
     rng = np.random.default_rng(seed)
     chosen: list[int] = []
     if wanted:
-        cluster = KMeans(wanted, n_init=1, max_iter=30, random_state=seed).fit_predict(known)
-        for k in range(wanted):
+        kinds_of = max(1, min(wanted, len(np.unique(known, axis=0))))
+        cluster = KMeans(kinds_of, n_init=1, max_iter=30, random_state=seed).fit_predict(known)
+        for k in range(kinds_of):
             members = candidates[cluster == k]
             if len(members):
                 chosen.append(int(members[np.argmin(doubt[members])]))

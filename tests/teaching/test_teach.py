@@ -59,8 +59,9 @@ def coloured_slide(path: Path, seed: int = 0) -> tuple[Path, np.ndarray, np.ndar
 
 
 def point(center, name: str) -> dict[str, object]:
-    return {"type": "Feature", "geometry": {"type": "Point", "coordinates": [*map(float, center)]},
-            "properties": {"objectType": "annotation", "classification": {"name": name}}}  # fmt: skip
+    properties = {"objectType": "annotation", "classification": {"name": name}}
+    geometry = {"type": "Point", "coordinates": [*map(float, center)]}
+    return {"type": "Feature", "geometry": geometry, "properties": properties}
 
 
 def ring(center, radius: float = RADIUS_PX) -> list[list[float]]:
