@@ -9,7 +9,9 @@ from typer.testing import CliRunner
 
 from lymphinfer.cli.app import app
 from lymphinfer.errors import ResultError
+from lymphinfer.export.report.batch import write_batch_report
 from lymphinfer.export.report.cohort import group_slides, read_grouping, write_tables
+from lymphinfer.export.report.slide import SlideReport
 from tests.export.results_made import made_nuclei, made_result, spread_centers
 from tests.export.test_report import Page
 
@@ -74,11 +76,9 @@ def test_the_tables_are_read_by_pandas_with_the_user_s_columns(root, tmp_path):
 
 
 def test_the_page_of_all_shows_the_groups_with_their_evidence(root):
-    path = table(root, ROWS)
-    words = ["report", str(root), "--table", str(path), "--by", "stage", "--no-figures"]
-    done = CliRunner().invoke(app, words)
-    assert done.exit_code == 0, done.output
-    page = Page(root / "report.html")
+    reports = [SlideReport(r.folder / "report.html", r, "data:,", "") for r in results(root)]
+    grouping = read_grouping(table(root, ROWS), "stage")
+    page = Page(write_batch_report(root, reports, figures=False, grouping=grouping))
     for said in ("By stage", "5 slides of 4 patients", "too few", "base-rate", "groups.csv"):
         assert said in page.words
     assert (root / "cohort.csv").is_file() and (root / "groups.csv").is_file()

@@ -48,7 +48,7 @@ def test_regions_are_cut_out_and_what_lies_outside_is_no_background(image, tmp_p
     region = feature([[10, 20], [90, 20], [90, 100], [10, 100]], "annotation")
     nuclei = [feature(square(20, 30), "annotation"), feature(square(150, 90), "annotation")]
     written(tmp_path / "a.geojson", [region, *nuclei])
-    (found,) = read_any_folder(tmp_path, mpp=0.25)
+    (found,) = read_any_folder(tmp_path, mpp=0.5)
     assert found.image.shape == (80, 80, 3) and (found.image == image[20:100, 10:90]).all()
     assert found.n_nuclei == 1
     assert found.instances[10, 10] == 1 and found.instances[9, 9] == 0
@@ -61,7 +61,7 @@ def test_a_slide_is_read_in_its_regions_at_its_own_pixel_size(tmp_path):
     written(tmp_path / "s.svs.geojson", [region, feature(square(120, 70))])
     (found,) = read_any_folder(tmp_path)
     assert found.mpp == pytest.approx(MPP) and found.image.shape == (128, 128, 3)
-    assert np.abs(found.image.astype(int) - picture[50:178, 100:228]).mean() < 3
+    assert np.abs(found.image.astype(int) - picture[50:178, 100:228]).mean() < 6
     assert found.instances[25, 25] == 1
     written(tmp_path / "s.svs.geojson", [feature(square(120, 70))])
     with pytest.raises(DataError, match="no region on the slide"):
