@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from lymphinfer.markers.dense import DenseMarkers, DenseTile
 from lymphinfer.markers.model import MarkerModel
 from lymphinfer.markers.two_scale import NearDense, NearMarkers, near_dense
-from lymphinfer.nuclei.detector import Detection, Detector
+from lymphinfer.nuclei.detector import Detection, Detector, Stars
 from lymphinfer.nuclei.stardist.detector import StarDistDetector
 
 
@@ -24,24 +24,20 @@ class Describer(Protocol):
     def infer(self, tile: NDArray[np.uint8]) -> Any:
         """See `Detector.infer`."""
 
-    def describe(
-        self, dense: Any, stars: NDArray[np.floating], centers: NDArray[np.floating]
-    ) -> Detection:
+    def describe(self, dense: Any, nuclei: Stars) -> Detection:
         """Nuclei with what the markers read of them.
 
         Parameters
         ----------
         dense
             What `infer` returned.
-        stars : ndarray of float, (N, V, 2)
-            Outlines, tile px; ray k points from the centre to angle 2πk / V.
-        centers : ndarray of float, (N, 2)
-            Their centroids, tile px.
+        nuclei : Stars
+            In tile px.
 
         Returns
         -------
         Detection
-            In the order of the outlines, without a probability.
+            In their order, without a probability.
         """
 
 
@@ -70,10 +66,8 @@ class _Near:
     def infer(self, tile: NDArray[np.uint8]) -> NearDense:
         return near_dense(None, self.reader.infer(tile), self.reader)
 
-    def describe(
-        self, dense: NearDense, stars: NDArray[np.floating], centers: NDArray[np.floating]
-    ) -> Detection:
-        return _plain(stars, near=dense.read(np.asarray(stars, np.float32)))
+    def describe(self, dense: NearDense, nuclei: Stars) -> Detection:
+        return _plain(nuclei, near=dense.read(nuclei.outlines.astype(np.float32)))
 
 
 class _Dense:
@@ -83,10 +77,8 @@ class _Dense:
     def infer(self, tile: NDArray[np.uint8]) -> DenseTile:
         return self.markers.infer(tile)
 
-    def describe(
-        self, dense: DenseTile, stars: NDArray[np.floating], centers: NDArray[np.floating]
-    ) -> Detection:
-        return _plain(stars, logits=self.markers.logits(dense.features, centers - 0.5))
+    def describe(self, dense: DenseTile, nuclei: Stars) -> Detection:
+        return _plain(nuclei, self.markers.logits(dense.features, nuclei.centers - 0.5))
 
 
 class _Nothing:
@@ -98,16 +90,14 @@ class _Nothing:
     def infer(self, tile: NDArray[np.uint8]) -> None:
         return None
 
-    def describe(
-        self, dense: None, stars: NDArray[np.floating], centers: NDArray[np.floating]
-    ) -> Detection:
-        return _plain(stars)
+    def describe(self, dense: None, nuclei: Stars) -> Detection:
+        return _plain(nuclei)
 
 
 def _plain(
-    stars: NDArray[np.floating],
+    nuclei: Stars,
     logits: NDArray[np.float32] | None = None,
     near: NDArray[np.float32] | None = None,
 ) -> Detection:
-    unsure = np.full(len(stars), np.nan, np.float32)
-    return Detection(np.asarray(stars, np.float32), unsure, logits, {}, near)
+    unsure = np.full(len(nuclei), np.nan, np.float32)
+    return Detection(nuclei.outlines.astype(np.float32), unsure, logits, {}, near)

@@ -266,11 +266,10 @@ class TilePipeline:
         assert self.given is not None and self.describer is not None
         scale = self.grid.downsample
         mine = self.given.take(tile.owns(*(self.given.centers / scale).T))
-        corner = np.array(tile.halo[:2], np.float64)
-        centers = mine.centers / scale - corner
-        found = self.describer.describe(dense, stars(mine.rings) / scale - corner, centers)
+        seen = stars(mine.rings).moved(scale, np.array(tile.halo[:2], np.float64))
+        found = self.describer.describe(dense, seen)
         found = replace(found, probability=mine.probability, extras=mine.extras)
-        return TileNuclei(mine.rings, found, None, mine.centers, ids=mine.ids), centers
+        return TileNuclei(mine.rings, found, None, mine.centers, ids=mine.ids), seen.centers
 
     def _detected(self, tile: Tile, dense: Any) -> tuple[TileNuclei, NDArray[np.float64]]:
         """The detector's nuclei that the tile owns, and their centres in it."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,11 +105,9 @@ def see(
                 given.append((i, _disc(points[i], DISC_UM / mpp)))
                 alone += 1
         if given:
-            rings = _rings([ring for _, ring in given])
-            outlines = stars(rings) - corner
-            middle = np.array([_middle(ring) for _, ring in given]) - corner
-            told = teachable.read(_described(reader, dense, outlines, middle))
-            for (i, _), row, place in zip(given, told, middle, strict=True):
+            seen = stars(_rings([ring for _, ring in given])).moved(1, corner)
+            told = teachable.read(reader.describe(dense, seen))
+            for (i, _), row, place in zip(given, told, seen.centers, strict=True):
                 near[i], centers[i] = row, (place + corner) * scale
         on_tile()
     features = np.stack([row for row in near if row is not None])
@@ -157,20 +154,9 @@ def _pixels(tile: Tile) -> int:
     return (x1 - x0) * (y1 - y0)
 
 
-def _described(
-    reader: Any, dense: Any, outlines: NDArray[np.float64], centers: NDArray[np.float64]
-) -> Any:
-    return reader.describe(dense, outlines, centers)
-
-
 def _rings(rings: list[NDArray[np.float64]]) -> Rings:
     offsets = np.concatenate([[0], np.cumsum([len(ring) for ring in rings])]).astype(np.int64)
     return Rings(np.concatenate(rings), offsets)
-
-
-def _middle(ring: NDArray[np.float64]) -> NDArray[np.float64]:
-    center: NDArray[np.float64] = polygon_centroids(ring[None])[0]
-    return center
 
 
 def _disc(center: NDArray[np.float64], radius: float) -> NDArray[np.float64]:

@@ -14,7 +14,7 @@ from lymphinfer.annotations.outlines import read_outlines
 from lymphinfer.batch.single import predict_slide
 from lymphinfer.bundles.loading import load_bundle
 from lymphinfer.cells.given import read_given
-from lymphinfer.cells.outlines import Rings
+from lymphinfer.cells.outlines import Rings, clean
 from lymphinfer.cells.stars import stars
 from lymphinfer.cells.table import read_ids, read_rings
 from lymphinfer.errors import AnnotationError
@@ -154,5 +154,26 @@ def test_an_id_that_stands_twice_is_told(tmp_path):
 
 def test_a_star_has_the_outline_s_own_rays():
     square = np.array([[0, 0], [10, 0], [10, 10], [0, 10]], float)
-    found = stars(Rings(square, np.array([0, 4])), 8)[0]
-    assert np.allclose(found[[0, 1, 2]], [[10, 5], [10, 10], [5, 10]])
+    found = stars(Rings(square, np.array([0, 4])), 8)
+    assert np.allclose(found.outlines[0, [0, 1, 2]], [[10, 5], [10, 10], [5, 10]])
+    assert np.allclose(found.origins, 5)
+
+
+def test_the_point_of_a_stardist_outline_is_found_again():
+    rng = np.random.default_rng(0)
+    angles = np.linspace(0, 2 * np.pi, 32, endpoint=False)
+    rays = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    waves = rng.uniform(-1.5, 1.5, (200, 3, 1)) * np.cos(
+        np.arange(1, 4)[:, None] * angles + rng.uniform(0, 6, (200, 3, 1))
+    )
+    reach = 10 + waves.sum(axis=1)
+    points = rng.uniform(100, 900, (200, 2))
+    outlines = points[:, None] + reach[:, :, None] * rays
+    cleaned = clean(outlines)
+    assert np.median(cleaned.rings.counts) == 16
+    found = stars(cleaned.rings)
+    away = np.linalg.norm(found.origins - points[cleaned.kept], axis=1)
+    # Outlines are scaled a little when vertices go, and their points move by as much.
+    assert np.quantile(away, 0.98) < 0.05
+    ends = np.linalg.norm(found.outlines - outlines[cleaned.kept], axis=2)
+    assert np.quantile(ends, 0.95) < 0.5

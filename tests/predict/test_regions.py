@@ -61,7 +61,9 @@ def test_a_prediction_counts_by_regions_and_again_when_they_change(
     record = record_of(open_result(first.folder))
     assert record is not None and (first.folder / "regions.csv").is_file()
     again = predict_slide(slide, tmp_path / "r", settings=asked, bundle=bundle)
-    assert again.resumed_shards == again.shards and again.summary == first.summary
+    assert again.resumed_shards == again.shards
+    for name in ("regions", "seconds"):
+        assert again.summary[name] == json.loads(json.dumps(first.summary[name]))
     # Drawn anew: counted anew, and no nucleus is computed again.
     written(path, right=200)
     third = predict_slide(slide, tmp_path / "r", settings=asked, bundle=bundle)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from lymphinfer.compute import channels_last
-from lymphinfer.nuclei.detector import Detection
+from lymphinfer.nuclei.detector import Detection, Stars
 from lymphinfer.nuclei.stardist.decode import StarPolygons, decode, refine
 from lymphinfer.nuclei.stardist.infer import DensePrediction, Run, compiled, predict_dense
 from lymphinfer.nuclei.stardist.network import StarDistConfig, StarDistNet
@@ -159,34 +159,30 @@ class StarDistDetector:
             else pool_over_rays(logits, found, self.net.config.grid),
         )
 
-    def describe(
-        self, dense: TilePrediction, stars: NDArray[np.floating], centers: NDArray[np.floating]
-    ) -> Detection:
+    def describe(self, dense: TilePrediction, nuclei: Stars) -> Detection:
         """Nuclei that are there already, with what the marker head says of them.
 
         Parameters
         ----------
         dense : TilePrediction
-        stars : ndarray of float, (N, n_rays, 2)
-            Outlines, tile px; ray k points from the centre to angle 2πk / n_rays.
-        centers : ndarray of float, (N, 2)
-            Their centres, tile px.
+        nuclei : Stars
+            In tile px.
 
         Returns
         -------
         Detection
-            In the order of the outlines, without a probability.
+            In their order, without a probability.
         """
         logits = dense.dense.marker_logit
         scale: NDArray[np.float32] = np.array(dense.scale, np.float32)
-        reach = np.linalg.norm((stars - centers[:, None]) * scale, axis=2).astype(np.float32)
-        points = (centers * scale - 0.5).astype(np.float32)
-        unsure = np.full(len(stars), np.nan, np.float32)
+        edges = (nuclei.outlines - nuclei.origins[:, None]) * scale
+        points = (nuclei.origins * scale - 0.5).astype(np.float32)
+        unsure = np.full(len(nuclei), np.nan, np.float32)
         pooled = None
         if logits is not None:
-            found = StarPolygons(points, reach, unsure)
+            found = StarPolygons(points, np.linalg.norm(edges, axis=2).astype(np.float32), unsure)
             pooled = pool_over_rays(logits, found, self.net.config.grid)
-        return Detection(np.asarray(stars, np.float32), unsure, pooled)
+        return Detection(nuclei.outlines.astype(np.float32), unsure, pooled)
 
 
 def pool_over_rays(
