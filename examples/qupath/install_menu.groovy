@@ -24,6 +24,10 @@ Map<String, String> commands = [
     'Run on every image of the project': 'run_project.groovy',
     'Import results': 'import_detections.groovy',
     'Import tissue and focus': 'import_tissue.groovy',
+    'Classify the nuclei that are here': 'classify_nuclei.groovy',
+    'Count by annotation and margin': 'count_regions.groovy',
+    'Suggest nuclei to name': 'suggest_nuclei.groovy',
+    'Teach with the named nuclei': 'teach_bundle.groovy',
     'Export annotations': 'export_annotations.groovy',
     'Export detections and cells': 'export_detections.groovy',
 ]

@@ -112,7 +112,7 @@ def read_annotations(path: Path) -> Annotations:
     items: list[Annotation] = []
     words: Counter[str] = Counter()
     faults: dict[str, list[int]] = {}
-    for number, feature in enumerate(_features(path, values), start=1):
+    for number, feature in enumerate(features_of(path, values), start=1):
         try:
             annotation = _annotation(feature, words)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError,
@@ -132,11 +132,11 @@ def read_annotations(path: Path) -> Annotations:
     return Annotations(path, tuple(items), tuple(notes))
 
 
-def _features(path: Path, values: list[Any]) -> Iterator[Mapping[str, Any]]:
+def features_of(path: Path, values: list[Any]) -> Iterator[Mapping[str, Any]]:
     """The features in values, whichever way they are wrapped, children after their parents."""
     for value in values:
         if isinstance(value, list):
-            yield from _features(path, value)
+            yield from features_of(path, value)
             continue
         if not isinstance(value, dict):
             raise AnnotationError(
@@ -145,11 +145,13 @@ def _features(path: Path, values: list[Any]) -> Iterator[Mapping[str, Any]]:
             )
         kind = str(value.get("type", "")).lower()
         if kind == "featurecollection" or (not kind and isinstance(value.get("features"), list)):
-            yield from _features(path, value.get("features") or [])
+            yield from features_of(path, value.get("features") or [])
         elif kind == "feature" or "geometry" in value:
             yield value
-            found = (_entry(place, _CHILDREN) for place in (value, _properties(value)))
-            yield from _features(path, [child for child in found if isinstance(child, list | dict)])
+            found = (_entry(place, _CHILDREN) for place in (value, properties_of(value)))
+            yield from features_of(
+                path, [child for child in found if isinstance(child, list | dict)]
+            )
         elif "coordinates" in value or "geometries" in value:
             yield {"geometry": value}
         else:
@@ -161,8 +163,8 @@ def _features(path: Path, values: list[Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def _annotation(feature: Mapping[str, Any], words: Counter[str]) -> Annotation | None:
-    properties = _properties(feature)
-    kind, said = _kind(feature, properties)
+    properties = properties_of(feature)
+    kind, said = kind_of(feature, properties)
     if kind != ANNOTATION:
         if kind != "root":
             words[f"{kind}s passed over, which are not annotations"] += 1
@@ -178,21 +180,22 @@ def _annotation(feature: Mapping[str, Any], words: Counter[str]) -> Annotation |
     name = properties.get("name")
     return Annotation(
         area,
-        _class_name(properties),
+        class_name_of(properties),
         name if isinstance(name, str) and name.strip() else None,
         said or ANNOTATION,
         identity if isinstance(identity, str) and _known(identity) is None else None,
-        _measurements(properties.get("measurements")),
+        measurements_of(properties.get("measurements")),
         _color(properties),
     )
 
 
-def _properties(feature: Mapping[str, Any]) -> Mapping[str, Any]:
+def properties_of(feature: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A feature's properties; empty where it has none."""
     properties = feature.get("properties")
     return properties if isinstance(properties, dict) else {}
 
 
-def _kind(feature: Mapping[str, Any], properties: Mapping[str, Any]) -> tuple[str, str | None]:
+def kind_of(feature: Mapping[str, Any], properties: Mapping[str, Any]) -> tuple[str, str | None]:
     """What an object is, and what the file calls it; an annotation where nothing is said."""
     if feature.get("nucleusGeometry") or properties.get("nucleusGeometry"):
         return "cell", None
@@ -221,7 +224,7 @@ def _entry(place: Mapping[str, Any], names: tuple[str, ...]) -> Any:
     return next((place[keys[name]] for name in names if name in keys), None)
 
 
-def _class_name(properties: Mapping[str, Any]) -> str | None:
+def class_name_of(properties: Mapping[str, Any]) -> str | None:
     """QuPath's own way to write a class: its names joined by a colon."""
     for key in _CLASS_KEYS:
         found = _entry(properties, (key,))
@@ -264,7 +267,7 @@ def _value(found: Any) -> Any:
     return found
 
 
-def _measurements(found: Any) -> dict[str, float]:
+def measurements_of(found: Any) -> dict[str, float]:
     """Numbers by name, out of a map or of the list of older versions."""
     value = _value(found)
     if isinstance(value, list):

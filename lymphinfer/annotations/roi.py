@@ -17,7 +17,7 @@ from lymphinfer.annotations.reading import UNCLASSIFIED, read_annotations
 from lymphinfer.errors import AnnotationError
 from lymphinfer.slides.outline import draw, polygons
 
-SUFFIXES = (".geojson", ".geojson.gz", ".json")
+SUFFIXES = (".geojson", ".geojson.gz", ".json", ".zip")
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,15 +103,17 @@ class Roi:
         return draw(self.area, shape, step)
 
 
-def find_roi(source: Path, slide: Path) -> Path:
-    """File of annotations of a slide.
+def find_roi(source: Path, slide: Path, what: str = "annotations") -> Path:
+    """File of annotations, or of nuclei, of a slide.
 
     Parameters
     ----------
     source : Path
         The file itself, or a folder with a file a slide: ``<name>.geojson`` or, without the
-        slide's suffix, ``<stem>.geojson``; also ``.geojson.gz`` and ``.json``.
+        slide's suffix, ``<stem>.geojson``; also ``.geojson.gz``, ``.json`` and ``.zip``.
     slide : Path
+    what : str
+        What is looked for, for messages.
 
     Returns
     -------
@@ -129,7 +131,7 @@ def find_roi(source: Path, slide: Path) -> Path:
         if (source / name).is_file():
             return source / name
     raise AnnotationError(
-        f"{slide}: no annotations for it in {source}; a file called {slide.stem}.geojson or "
+        f"{slide}: no {what} for it in {source}; a file called {slide.stem}.geojson or "
         f"{slide.name}.geojson is looked for"
     )
 

@@ -27,6 +27,10 @@ class Job:
         The slide's own file of its tissue, over the settings' one.
     series : str or None
         The image to read, over the settings' one.
+    nuclei : str or None
+        The slide's own file of nuclei, over the settings' one.
+    regions : str or None
+        The slide's own file of annotations to count by, over the settings' one.
     """
 
     slide: Path
@@ -36,6 +40,8 @@ class Job:
     roi: str | None = None
     tissue: str | None = None
     series: str | None = None
+    nuclei: str | None = None
+    regions: str | None = None
 
     def settings(self, common: PredictSettings) -> PredictSettings:
         """Settings of this slide."""
@@ -46,6 +52,8 @@ class Job:
             roi=self.roi or common.roi,
             tissue=self.tissue or common.tissue,
             series=self.series or common.series,
+            nuclei=self.nuclei or common.nuclei,
+            regions=self.regions or common.regions,
         )
 
 
@@ -57,6 +65,11 @@ def check_jobs(jobs: Sequence[Job], settings: PredictSettings) -> None:
     LymphinferError
         Classes of annotations are asked for, and there are no annotations.
     """
+    if settings.margins and settings.regions is None and not any(job.regions for job in jobs):
+        raise LymphinferError(
+            "--margin: needs --regions, the annotations that have classes, or a list with a "
+            "column `regions`"
+        )
     if settings.within_class and settings.roi is None and not any(job.roi for job in jobs):
         raise LymphinferError(
             "--within-class: needs --roi, the annotations that have classes, or a list with a "

@@ -22,7 +22,9 @@ from lymphinfer.textfiles import shown
 
 log = logging.getLogger(__name__)
 
-COLUMNS = ("slide", "mpp", "bundle", "out", "roi", "tissue", "series")
+COLUMNS = ("slide", "mpp", "bundle", "out", "roi", "tissue", "series", "nuclei", "regions")
+AREAS = ("roi", "tissue", "nuclei", "regions")
+"""Columns, and settings, that name a slide's own file, or a folder with one a slide."""
 _MPP = re.compile(
     r"([+-]?[\d.,]+(?:e[+-]?\d+)?)\s*(?:mpp|[uµμ]m|microns?)?(?:\s*(?:/|per)\s*(?:px|pixels?))?",
     re.IGNORECASE,
@@ -43,10 +45,12 @@ class _Entry:
     roi: str | None
     tissue: str | None
     series: str | None
+    nuclei: str | None
+    regions: str | None
 
 
 def read_list(path: Path, out: Path) -> list[Job]:
-    r"""Read a csv or tsv with the columns ``slide[, mpp, bundle, out, roi, tissue, series]``.
+    r"""Read a csv or tsv with the column ``slide`` and maybe others of `COLUMNS`.
 
     What spreadsheets make of such a file is read: ``;`` or a tab for the comma, a line ``sep=;``, a
     decimal comma, UTF-16, ``\`` in paths, ``NA`` for an empty field. Other columns are ignored,
@@ -55,10 +59,11 @@ def read_list(path: Path, out: Path) -> list[Job]:
     Parameters
     ----------
     path : Path
-        With a header line. A relative ``slide``, ``roi`` or ``tissue``, and a ``bundle`` that is a
-        folder, are taken from the list's own folder. ``out`` is the slide's result folder, from the
-        results root; without it, the slide's path from the list's folder, or its whole path where
-        it lies elsewhere, so that it does not depend on the other rows.
+        With a header line. A relative ``slide``, ``roi``, ``tissue``, ``nuclei`` or ``regions``,
+        and a ``bundle`` that is a folder, are taken from the list's own folder. ``out`` is the
+        slide's result folder, from the results root; without it, the slide's path from the list's
+        folder, or its whole path where it lies elsewhere, so that it does not depend on the other
+        rows.
     out : Path
         Results root.
 
@@ -131,13 +136,13 @@ def _entry(line: int, values: Mapping[str, str], base: Path, out: Path) -> _Entr
     slide = existing(base, named) if address is None else Path(address)
     if address is None and not os.path.lexists(slide):
         _explain(named)
-    roi, tissue = (_areas(name, values[name], base) for name in ("roi", "tissue"))
+    areas = {name: _areas(name, values[name], base) for name in AREAS}
     bundle = values["bundle"]
     if bundle and existing(base, bundle).is_dir():
         bundle = str(existing(base, bundle))
     folder = out / values["out"].replace("\\", "/") if values["out"] else None
     mpp, series = _mpp(values["mpp"]), values["series"] or None
-    return _Entry(line, slide, folder, mpp, bundle or None, roi, tissue, series)
+    return _Entry(line, slide, folder, mpp, bundle or None, series=series, **areas)
 
 
 def _areas(column: str, named: str, base: Path) -> str | None:
@@ -229,7 +234,17 @@ def _jobs(entries: list[_Entry], base: Path, out: Path) -> list[Job]:
     folders = assign_folders(slides, [_tree(slide, base, out) for slide in slides], given)
     found = {entry.line: folder for entry, folder in zip(own, folders, strict=True)}
     return [
-        Job(e.slide, e.folder or found[e.line], e.mpp, e.bundle, e.roi, e.tissue, e.series)
+        Job(
+            e.slide,
+            e.folder or found[e.line],
+            e.mpp,
+            e.bundle,
+            e.roi,
+            e.tissue,
+            e.series,
+            e.nuclei,
+            e.regions,
+        )
         for e in entries
     ]
 

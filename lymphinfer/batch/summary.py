@@ -18,7 +18,17 @@ import orjson
 from lymphinfer.batch.job import Job
 from lymphinfer.batch.state import SlideState, Status, read_state
 from lymphinfer.cells.files import atomic_write
-from lymphinfer.cells.naming import BATCH_CSV, BATCH_JSON, REPORT, SUMMARY, slide_words
+from lymphinfer.cells.naming import (
+    BATCH_CSV,
+    BATCH_JSON,
+    REGIONS_CSV,
+    REPORT,
+    SUMMARY,
+    slide_words,
+)
+from lymphinfer.errors import ResultError
+from lymphinfer.export.regions import flat_rows, record_of, write_csv
+from lymphinfer.export.results import open_result
 from lymphinfer.predict.settings import PredictSettings
 from lymphinfer.textfiles import json_bytes, shown
 from lymphinfer.version import __version__
@@ -212,6 +222,8 @@ def _word(values: Mapping[str, Any]) -> str | None:
 def write_batch(result: BatchResult, settings: PredictSettings) -> None:
     """Write ``batch.csv`` and ``batch.json`` into the root of the results.
 
+    With ``regions.csv``, a row a slide and region, where slides were counted by regions.
+
     Raises
     ------
     ResultError
@@ -220,6 +232,9 @@ def write_batch(result: BatchResult, settings: PredictSettings) -> None:
     rows = [o.row() for o in result.outcomes]
     with atomic_write(result.root / BATCH_CSV) as file:
         file.write(_csv(rows).encode())
+    regions = [row for o in result.done for row in _regions(o.folder)]
+    if regions:
+        write_csv(result.root / REGIONS_CSV, regions)
     content = {
         "software": f"lymphinfer {__version__}",
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -238,6 +253,16 @@ def write_batch(result: BatchResult, settings: PredictSettings) -> None:
     option = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
     with atomic_write(result.root / BATCH_JSON) as file:
         file.write(json_bytes(content, option, str))
+
+
+def _regions(folder: Path) -> list[dict[str, Any]]:
+    """A row a region of a slide, where it was counted by regions in this result."""
+    try:
+        result = open_result(folder)
+        record = record_of(result) if "regions" in result.summary else None
+    except ResultError:
+        return []
+    return [] if record is None else flat_rows(record)
 
 
 def remove_report(root: Path) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
+from lymphinfer.batch.lists import AREAS
 from lymphinfer.errors import NO_MEMORY, BundleError, LymphinferError, is_memory_short
 from lymphinfer.predict.plan import ShardsDone, SlidePlan
 from lymphinfer.predict.result import SlideResult
@@ -25,7 +26,7 @@ class PlanTask:
 
     def anchored(self) -> PlanTask:
         """The task for a process with another working folder, every path from the root."""
-        here = {name: _from_root(getattr(self.settings, name)) for name in ("roi", "tissue")}
+        here = {name: _from_root(getattr(self.settings, name)) for name in AREAS}
         here |= {name: _folder_from_root(getattr(self.settings, name))
                  for name in ("bundle", "detector")}  # fmt: skip
         path = self.path if remote_address(self.path) is not None else self.path.absolute()

@@ -67,7 +67,7 @@ def write_bundle(
         "files": {name: sha256_of(folder / name) for name in modules},
         "detector": dict(detector),
         "classifier": dict(classifier),
-        "marker": [{**_marker_table(marker), **_of_panel(marker, panel)} for marker in markers],
+        "marker": [{**marker_table(marker), **_of_panel(marker, panel)} for marker in markers],
     }
     (folder / MANIFEST).write_bytes(tomli_w.dumps(document).encode())
     return _read_manifest(folder)
@@ -81,7 +81,7 @@ def _of_panel(marker: MarkerSpec, panel: Panel | None) -> dict[str, Any]:
     return {key: value for key, value in own.items() if value}
 
 
-def _marker_table(marker: MarkerSpec) -> dict[str, Any]:
+def marker_table(marker: MarkerSpec) -> dict[str, Any]:
     """What a marker's table says: nothing of what is unknown or as it mostly is."""
     values = {f.name: getattr(marker, f.name) for f in fields(marker)}
     points = {name: point.to_dict() for name, point in marker.points.items()}

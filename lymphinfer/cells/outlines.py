@@ -180,14 +180,14 @@ def clean(polygons: F64, max_vertices: int = 16) -> Cleaned:
     good = is_valid(rings)
 
     bad = np.flatnonzero(~good).tolist()
-    mended = [(i, ring) for i in bad if (ring := _repair(rings[i])) is not None]
+    repaired = [(i, ring) for i in bad if (ring := mended(rings[i])) is not None]
     parts = [rings.take(np.flatnonzero(good))]
-    parts += [Rings(ring, np.array([0, len(ring)])) for _, ring in mended]
-    sources = np.concatenate([np.flatnonzero(good), [i for i, _ in mended]]).astype(np.int64)
+    parts += [Rings(ring, np.array([0, len(ring)])) for _, ring in repaired]
+    sources = np.concatenate([np.flatnonzero(good), [i for i, _ in repaired]]).astype(np.int64)
     order = np.argsort(sources, kind="stable")
     kept = finite[ringlike[sources[order]]]
     return Cleaned(
-        Rings.concatenate(parts).take(order), kept, len(mended), len(polygons) - len(kept)
+        Rings.concatenate(parts).take(order), kept, len(repaired), len(polygons) - len(kept)
     )
 
 
@@ -281,16 +281,21 @@ def _snapped(geometry: Any) -> Any:
         return shapely.Polygon()
 
 
-def _repair(ring: F64) -> F64 | None:
-    """Largest valid part of a ring's inside, as an open ring; None if nothing is left of it."""
+def mended(ring: F64, max_vertices: int | None = MAX_VERTICES) -> F64 | None:
+    """Largest valid part of a ring's inside, as an open ring; None if nothing is left of it.
+
+    With at most so many vertices; with all of them for None.
+    """
     whole = _snapped(shapely.make_valid(shapely.Polygon(ring)))
     parts = [part for part in shapely.get_parts(whole) if part.geom_type == "Polygon"]
     if not parts:
         return None
     shell = shapely.get_exterior_ring(max(parts, key=shapely.area))
-    mended: F64 = simplify(shapely.get_coordinates(shell)[None, :-1], MAX_VERTICES)[0]
-    mended = np.rint(mended / GRID_PX) / 100
-    mended = mended[(mended != np.roll(mended, 1, axis=0)).any(axis=1)]
-    if len(mended) < 3 or not _accepted(shapely.Polygon(mended)):
+    found: F64 = shapely.get_coordinates(shell)[:-1]
+    if max_vertices is not None:
+        found = simplify(found[None], max_vertices)[0]
+    found = np.rint(found / GRID_PX) / 100
+    found = found[(found != np.roll(found, 1, axis=0)).any(axis=1)]
+    if len(found) < 3 or not _accepted(shapely.Polygon(found)):
         return None
-    return mended if _shoelace(mended[None])[0] > 0 else mended[::-1]
+    return found if _shoelace(found[None])[0] > 0 else found[::-1]

@@ -68,6 +68,17 @@ def read_record(folder: Path, fingerprint: str | None) -> dict[str, Any] | None:
     return record if current else None
 
 
+def is_stale(folder: Path, fingerprint: str | None) -> bool:
+    """Whether regions were measured here on other nuclei than are there now.
+
+    Raises
+    ------
+    ResultError
+        The file is damaged.
+    """
+    return (folder / REGIONS).exists() and read_record(folder, fingerprint) is None
+
+
 def write_region_nuclei(folder: Path, table: pa.Table, mark: str) -> None:
     """Keep what regions say of each nucleus, a row each, in the order of the parts.
 

@@ -37,7 +37,7 @@ def schema(panel: Panel, extras: Sequence[str] = ()) -> pa.Schema:
     """Build the schema of the nucleus table of a panel.
 
     ==========================  ==========================================================
-    ``id``                      16 bytes of a uuid5: slide, bundle, centroid
+    ``id``                      16 bytes of a UUID: slide, bundle, centroid; or as given
     ``x``, ``y``                float64, centroid on the 0.01 px grid, level-0 px
     ``area_um2``                float32, µm²
     ``polygon``                 list<int32>: x0, y0, x1, y1 … open ring, 0.01 level-0 px
@@ -90,6 +90,7 @@ def build_table(
     calls: NDArray[np.integer[Any]],
     mpp: float,
     extras: Mapping[str, Numbers] | None = None,
+    ids: NDArray[np.uint8] | None = None,
 ) -> pa.Table:
     """Build the table of a shard's nuclei, sorted by y, x and id.
 
@@ -113,6 +114,8 @@ def build_table(
         Level-0 pixel size, µm/px.
     extras : mapping of str to array of float, shape (N,), optional
         Further columns, such as morphology; NaN stands for a missing value.
+    ids : ndarray of uint8, shape (N, 16), optional
+        Ids that the nuclei have already; made from slide, bundle and centroid without.
 
     Returns
     -------
@@ -142,9 +145,12 @@ def build_table(
     order = np.lexsort(
         (columns["area_um2"], columns["detection_probability"], centers[:, 0], centers[:, 1])
     )
-    ids = np.empty((n, 16), np.uint8)
-    ids[order] = nucleus_ids(slide_identity, bundle_sha256, centers[order])
-    words = ids.view(">u8").reshape(n, 2)
+    if ids is None:
+        ids = np.empty((n, 16), np.uint8)
+        ids[order] = nucleus_ids(slide_identity, bundle_sha256, centers[order])
+    elif ids.shape != (n, 16):
+        raise ValueError(f"ids must be {(n, 16)}, not {ids.shape}")
+    words = np.ascontiguousarray(ids).view(">u8").reshape(n, 2)
     order = np.lexsort((words[:, 1], words[:, 0], centers[:, 0], centers[:, 1]))
     rings = rings.take(order)
     arrays: dict[str, pa.Array] = {

@@ -25,6 +25,8 @@ from lymphinfer.cli.retrain import retrain
 from lymphinfer.cli.simulate import simulate
 from lymphinfer.cli.status import status
 from lymphinfer.cli.streams import guard_streams
+from lymphinfer.cli.suggest import suggest
+from lymphinfer.cli.teach import teach
 from lymphinfer.cli.train_detector import train_detector
 from lymphinfer.cli.typed import RememberingGroup
 from lymphinfer.errors import NO_MEMORY, LymphinferError, is_memory_short
@@ -46,7 +48,16 @@ app.command()(doctor)
 app.command()(export)
 app.command()(report)
 app.command()(regions)
-for command in (simulate, retrain, train_detector, evaluate, table1, patch_size_study):
+for command in (
+    simulate,
+    suggest,
+    teach,
+    retrain,
+    train_detector,
+    evaluate,
+    table1,
+    patch_size_study,
+):
     app.command()(command)
 app.add_typer(orion.app, name="orion")
 app.add_typer(cohort.app, name="cohort")

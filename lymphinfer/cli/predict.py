@@ -19,7 +19,7 @@ def predict(
             metavar="SLIDE|FOLDER|PATTERN|LIST",
             help="A slide or its http(s) or s3 address; a folder, searched with its subfolders; a "
             "quoted pattern such as 'slides/**/*.svs'; or a csv or tsv with the columns "
-            "slide[, mpp, bundle, out, roi, tissue, series].",
+            "slide[, mpp, bundle, out, roi, tissue, series, nuclei, regions].",
         ),
     ],
     out: Annotated[
@@ -92,6 +92,27 @@ def predict(
         list[str] | None,
         typer.Option("--within-class", help="Only inside annotations of this class; repeatable."),
     ] = None,
+    nuclei: Annotated[
+        Path | None,
+        typer.Option(
+            help="Nuclei as GeoJSON (QuPath's detections or cells, CellViT, Space Ranger) to "
+            "classify instead of detecting some; a folder as for --roi."
+        ),
+    ] = None,
+    regions: Annotated[
+        Path | None,
+        typer.Option(
+            help="QuPath annotations as GeoJSON to count by, as lymphinfer regions does; a folder "
+            "as for --roi."
+        ),
+    ] = None,
+    margin: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--margin", metavar="CLASS:UM[,UM]",
+            help="With --regions: bands inside and outside of a class's border, Tumor:100,500.",
+        ),
+    ] = None,
     series: Annotated[
         str | None,
         typer.Option(
@@ -135,7 +156,7 @@ def predict(
         str | None,
         typer.Option(help="Address of a Dask scheduler, tcp://host:8786. Default: a local one."),
     ] = None,
-) -> None:
+) -> None:  # fmt: skip
     """Detect nuclei and estimate CD45, CD3e, CD4 and CD8a on H&E slides.
 
     Writes a file to drop on the open image in QuPath, a summary, and the nucleus table. The same
@@ -174,6 +195,9 @@ def predict(
         operating_point=operating_point.value,
         series=series,
         force=force,
+        nuclei=None if nuclei is None else str(nuclei),
+        regions=None if regions is None else str(regions),
+        margins=tuple(margin or ()),
     )
     options = BatchOptions(
         devices=tuple(name.strip() for name in (devices or "").split(",") if name.strip()),

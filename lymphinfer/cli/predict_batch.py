@@ -26,6 +26,7 @@ from rich.table import Table
 from lymphinfer.batch.claims import Claims
 from lymphinfer.batch.inputs import find_jobs, results_root
 from lymphinfer.batch.job import Job
+from lymphinfer.batch.lists import AREAS
 from lymphinfer.batch.options import BatchOptions
 from lymphinfer.batch.places import Place
 from lymphinfer.batch.platform import exit_on_sigterm
@@ -143,10 +144,12 @@ def run_batch(
     LymphinferError
         Nothing could be begun.
     """
-    for option, given in (("roi", settings.roi), ("tissue", settings.tissue)):
+    for option in AREAS:
+        given = getattr(settings, option)
         if given is not None and not Path(given).is_dir():
+            what = "nuclei" if option == "nuclei" else "annotations"
             raise AnnotationError(
-                f"{given}: one file of annotations for several slides; give --{option} a folder "
+                f"{given}: one file of {what} for several slides; give --{option} a folder "
                 f"with a file a slide, named like it, or a list of slides with a column `{option}`"
             )
     exit_on_sigterm()

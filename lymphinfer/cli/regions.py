@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _MOST_ROWS = 40
+_WIDE = 140
+"""Columns of a terminal from which on the markers stand side by side."""
 
 
 def regions(
@@ -105,6 +107,49 @@ def regions(
 def print_record(console: Console, record: Mapping[str, Any]) -> None:
     """Print a slide's regions as a table, with what must be known of its numbers."""
     from rich.markup import escape
+
+    if console.width < _WIDE:
+        _print_narrow(console, record)
+    else:
+        _print_wide(console, record)
+    left = len(record["rows"]) - _MOST_ROWS
+    if left > 0:
+        console.print(f"{left} more regions are in regions.csv.")
+    console.print(
+        "Expected nuclei per mm² of tissue, with the 95 % interval between blocks of "
+        f"{record['intervals']['block_um']:g} µm (~: too few blocks, by the probabilities alone); "
+        "below it or beside it the called nuclei.",
+        soft_wrap=True,
+    )
+    for line in _findings(record):
+        console.print(escape(line), soft_wrap=True)
+    for warning in record["warnings"]:
+        console.print(f"[bold yellow]Warning:[/] {escape(warning)}", soft_wrap=True)
+
+
+def _print_narrow(console: Console, record: Mapping[str, Any]) -> None:
+    """A line a region and marker: 80 columns hold every interval."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=escape(f"{record['slide']['name']}: regions"))
+    table.add_column("region", overflow="fold")
+    table.add_column("marker", overflow="fold")
+    for name in ("per mm²", "95 %", "called"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in record["rows"][:_MOST_ROWS]:
+        head = f"{row['region']}: {row['tissue_mm2']:.3g} mm², {row['nuclei']:,} nuclei"
+        for name in record["marker_names"]:
+            word = (record["evidence"].get(name) or {}).get("evidence") or "unknown"
+            density, interval, called = _marker_cells(row["markers"][name])
+            table.add_row(escape(head), escape(f"{name} {word}"), density, interval, called)
+            head = ""
+        table.add_section()
+    console.print(table)
+
+
+def _print_wide(console: Console, record: Mapping[str, Any]) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     names = record["marker_names"]
@@ -114,37 +159,30 @@ def print_record(console: Console, record: Mapping[str, Any]) -> None:
         table.add_column(name, justify="right")
     for name in names:
         word = (record["evidence"].get(name) or {}).get("evidence") or "unknown"
-        table.add_column(escape(f"{name}/mm²\n{word}"), justify="right")
+        table.add_column(escape(f"{name}/mm²\n{word}"), justify="right", no_wrap=True)
     rows = record["rows"]
     for row in rows[:_MOST_ROWS]:
         cells = ["\n".join(_marker_lines(row["markers"][name])) for name in names]
         table.add_row(escape(row["region"]), f"{row['tissue_mm2']:.3g}", f"{row['nuclei']:,}",
                       *cells)  # fmt: skip
     console.print(table)
-    if len(rows) > _MOST_ROWS:
-        console.print(f"{len(rows) - _MOST_ROWS} more regions are in regions.csv.")
-    console.print(
-        "Expected nuclei per mm² of tissue, with the 95 % interval between blocks of "
-        f"{record['intervals']['block_um']:g} µm (~: too few blocks, by the probabilities alone); "
-        "below it the called nuclei.",
-        soft_wrap=True,
-    )
-    for line in _findings(record):
-        console.print(escape(line), soft_wrap=True)
-    for warning in record["warnings"]:
-        console.print(f"[bold yellow]Warning:[/] {escape(warning)}", soft_wrap=True)
+
+
+def _marker_cells(values: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Density, interval and calls of a marker."""
+    called = "never" if values["called"] is None else f"{values['called']:,}"
+    density = values["expected_per_mm2"]
+    if density is None:
+        return "-", "-", called
+    interval = values["expected_per_mm2_blocks"]
+    about, (low, high) = ("", interval) if interval else ("~", values["expected_per_mm2_cells"])
+    return f"{density:,.0f}", f"{about}{low:,.0f}-{high:,.0f}", called
 
 
 def _marker_lines(values: Mapping[str, Any]) -> Iterator[str]:
-    density = values["expected_per_mm2"]
-    if density is None:
-        yield "-"
-    else:
-        interval = values["expected_per_mm2_blocks"]
-        about, (low, high) = ("", interval) if interval else ("~", values["expected_per_mm2_cells"])
-        yield f"{density:,.0f} ({about}{low:,.0f}-{high:,.0f})"
-    called = values["called"]
-    yield "never called" if called is None else f"{called:,} called"
+    density, interval, called = _marker_cells(values)
+    yield density if density == "-" else f"{density} ({interval})"
+    yield f"{called} called"
 
 
 def _findings(record: Mapping[str, Any]) -> Iterator[str]:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 
 from lymphinfer.errors import LymphinferError
 from lymphinfer.textfiles import shown
+
+if TYPE_CHECKING:
+    from lymphinfer.export.report.cohort import Grouping
 
 
 def make_reports(
@@ -19,6 +23,7 @@ def make_reports(
     *,
     slides: Path | None = None,
     figures: bool = True,
+    grouping: Grouping | None = None,
     on_page: Callable[[Path], None],
 ) -> int:
     """Make a page for each result folder and, unless the root is the only one, one for all.
@@ -35,6 +40,8 @@ def make_reports(
         Where slide files may lie.
     figures : bool
         Also write each figure as PNG and SVG.
+    grouping : Grouping, optional
+        Of the page of all.
     on_page : callable
         Called with each page's path.
 
@@ -69,7 +76,8 @@ def make_reports(
                 console.print(f"[bold yellow]Warning:[/] {escape(made.missing)}", soft_wrap=True)
             on_page(made.path)
     if list(folders) != [root]:
-        on_page(write_batch_report(root, done, failed, figures=figures))
+        page = write_batch_report(root, done, failed, figures=figures, grouping=grouping)
+        on_page(page)
     return len(failed)
 
 

@@ -32,8 +32,9 @@ def train_detector(
         Path,
         typer.Argument(
             metavar="FOLDER",
-            help="Images, each with <stem>.npz (inst_map) or <stem>_mask.png beside it; or "
-            "PanNuke's images.npy and masks.npy; or MoNuSeg's Tissue Images and Annotations.",
+            help="Images, each with <stem>.npz (inst_map) or <stem>_mask.png beside it; images or "
+            "slides with QuPath's <stem>.geojson beside them; or PanNuke's images.npy and "
+            "masks.npy; or MoNuSeg's Tissue Images and Annotations.",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the bundle to make.")],

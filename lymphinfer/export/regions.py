@@ -175,6 +175,25 @@ def row_color(record: Mapping[str, Any], row: Mapping[str, Any]) -> Color:
     return shades[min(order.index(row["from_um"]), len(shades) - 1)]
 
 
+def brief(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``summary.json`` says of regions: classes, bands, centres and margins, without outlines.
+
+    Parameters
+    ----------
+    record : mapping
+        Content of ``regions.json``.
+    """
+    numbers = ("called", "expected", "expected_per_mm2", "expected_per_mm2_blocks", "evidence")
+    rows = [
+        {name: row[name] for name in ("region", "kind", "class", "tissue_mm2", "nuclei")}
+        | {"markers": {marker: {name: values[name] for name in numbers}
+                       for marker, values in row["markers"].items()}}
+        for row in record["rows"]
+        if row["kind"] != "annotation"
+    ]  # fmt: skip
+    return {**record["annotations"], "margins": record["options"]["margins"], "rows": rows}
+
+
 def flat_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A row a region, for tables: every number with its unit in its name, and the evidence."""
     return [_flat(record, row) for row in record["rows"]]

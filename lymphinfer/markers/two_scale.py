@@ -182,6 +182,12 @@ class NearDense:
     ):
         self.dense, self.maps, self.step_px, self.ready = dense, maps, step_px, ready
 
+    def read(self, polygons: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Near features (N, C) of nuclei by their outlines (N, V, 2), tile px."""
+        if self.ready is not None:
+            self.ready.wait()
+        return near_features(self.maps, *near_points(polygons), self.step_px)
+
 
 class NearMarkers:
     """A detector whose nuclei come with near features.
@@ -249,10 +255,7 @@ class NearMarkers:
     def decode(self, dense: NearDense) -> Detection:
         """See `Detector.decode`; the nuclei have `near`."""
         found = self.detector.decode(dense.dense)
-        points, weights = near_points(found.polygons)
-        if dense.ready is not None:
-            dense.ready.wait()
-        near = near_features(dense.maps, points, weights, dense.step_px)
+        near = dense.read(found.polygons)
         return Detection(found.polygons, found.probability, found.marker_logits, found.extras, near)
 
 

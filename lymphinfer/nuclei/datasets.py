@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -110,8 +111,10 @@ def read_annotated(path: Path, *, mpp: float = 0.25) -> AnnotatedImage:
     elif mask_path.exists():
         instances = split_touching(np.asarray(Image.open(mask_path).convert("L")) > 127)
     else:
-        raise DataError(f"{path}: no labels beside it; expected {labels_path.name} (inst_map) "
-                        f"or {mask_path.name}")  # fmt: skip
+        raise DataError(
+            f"{path}: no labels beside it; expected {labels_path.name} (inst_map), "
+            f"{mask_path.name} or QuPath's {path.stem}.geojson"
+        )
     if instances.shape != image.shape[:2]:
         raise DataError(
             f"{path}: image {image.shape[:2]} and labels {instances.shape} differ in size"
@@ -133,19 +136,27 @@ def read_annotated(path: Path, *, mpp: float = 0.25) -> AnnotatedImage:
     )
 
 
-def read_folder(folder: Path, *, mpp: float = 0.25) -> list[AnnotatedImage]:
-    """Every annotated image of a folder, by name.
+def read_folder(
+    folder: Path,
+    *,
+    mpp: float = 0.25,
+    without: Container[Path] = (),
+    may_be_empty: bool = False,
+) -> list[AnnotatedImage]:
+    """Every annotated image of a folder, by name, but those in `without`.
 
     Raises
     ------
     DataError
-        The folder is missing or holds no image.
+        The folder is missing or holds no image, unless it may.
     """
     paths = sorted(
         p
         for p in (folder.iterdir() if folder.is_dir() else ())
-        if p.suffix.lower() in {".png", ".jpg", ".jpeg"} and not p.stem.endswith("_mask")
+        if p.suffix.lower() in {".png", ".jpg", ".jpeg"}
+        and not p.stem.endswith("_mask")
+        and p not in without
     )
-    if not paths:
+    if not paths and not may_be_empty:
         raise DataError(f"{folder}: no annotated image found (PNG or JPEG with labels beside it)")
     return [read_annotated(p, mpp=mpp) for p in paths]

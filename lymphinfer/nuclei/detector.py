@@ -47,6 +47,32 @@ class Detection:
         return Detection(self.polygons[index], self.probability[index], logits, extras, near)
 
 
+@dataclass(frozen=True)
+class Stars:
+    """Outlines of nuclei that are there already, as rays from a point within.
+
+    Attributes
+    ----------
+    outlines : ndarray of float64, (N, V, 2)
+        Ray k ends at vertex k (x, y), at angle 2πk / V from the nucleus' point.
+    origins : ndarray of float64, (N, 2)
+        Their points.
+    centers : ndarray of float64, (N, 2)
+        Their centroids.
+    """
+
+    outlines: NDArray[np.float64]
+    origins: NDArray[np.float64]
+    centers: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.centers)
+
+    def moved(self, scale: float, corner: NDArray[np.floating]) -> Stars:
+        """In the frame of a tile: divided by a scale, less the tile's corner."""
+        return Stars(*(places / scale - corner for places in vars(self).values()))
+
+
 def polygon_centroids(polygons: NDArray[np.floating]) -> NDArray[np.float64]:
     """Area centroids of polygons of equal vertex count.
 

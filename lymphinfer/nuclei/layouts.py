@@ -1,6 +1,7 @@
 """Annotated images in the layouts of the public sets: PanNuke's arrays, MoNuSeg's outlines.
 
-``DIR/<stem>.png`` with ``<stem>.npz`` or ``<stem>_mask.png`` beside it is `read_folder`'s own.
+``DIR/<stem>.png`` with ``<stem>.npz`` or ``<stem>_mask.png`` beside it is `read_folder`'s own, and
+a slide or image with QuPath's GeoJSON beside it that of `lymphinfer.nuclei.drawn`.
 PanNuke: a fold's ``images.npy`` (N, 256, 256, 3) and ``masks.npy`` (N, 256, 256, 6), whose second
 channel holds inflammatory cells. MoNuSeg: ``Tissue Images/<stem>.tif`` and
 ``Annotations/<stem>.xml``, an outline a nucleus in ImageScope's format.
@@ -12,11 +13,12 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from lymphinfer.errors import DataError
 from lymphinfer.nuclei.datasets import AnnotatedImage, read_folder
+from lymphinfer.nuclei.drawn import draw_outlines, drawn_beside, read_drawn
+from lymphinfer.slides import SLIDE_SUFFIXES
 
 PANNUKE_INFLAMMATORY, PANNUKE_CLASSES = 1, 5
 
@@ -46,7 +48,14 @@ def read_any_folder(folder: Path, *, mpp: float = 0.25) -> list[AnnotatedImage]:
     annotations = sorted((folder / "Annotations").glob("*.xml"))
     if annotations:
         return [_monuseg(path, folder / "Tissue Images", mpp) for path in annotations]
-    return read_folder(folder, mpp=mpp)
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    beside = {
+        path: labels
+        for path in found
+        if path.suffix.lower() in SLIDE_SUFFIXES and (labels := drawn_beside(path)) is not None
+    }
+    drawn = [item for p, labels in beside.items() for item in read_drawn(p, labels, mpp=mpp)]
+    return [*drawn, *read_folder(folder, mpp=mpp, without=beside, may_be_empty=bool(drawn))]
 
 
 def _pannuke(images: Path, masks: Path, mpp: float) -> list[AnnotatedImage]:
@@ -87,18 +96,6 @@ def _monuseg(path: Path, folder: Path, mpp: float) -> AnnotatedImage:
         ]
     except (ElementTree.ParseError, ValueError) as error:
         raise DataError(f"{path}: not ImageScope's annotations ({error})") from error
-    instances = _draw([o for o in outlines if len(o) > 2], (image.shape[0], image.shape[1]))
+    instances = draw_outlines([o for o in outlines if len(o) > 2], (image.shape[0], image.shape[1]))
     unknown = np.full(int(instances.max(initial=0)) + 1, -1, np.int8)
     return AnnotatedImage(f"{path.parent.parent.name}/{path.stem}", image, instances, mpp, unknown)
-
-
-def _draw(outlines: list[NDArray[np.float64]], shape: tuple[int, int]) -> NDArray[np.int32]:
-    """Label map of outlines (x, y), the later on top; labels without gaps."""
-    from skimage.draw import polygon
-
-    instances = np.zeros(shape, np.int32)
-    for label, outline in enumerate(outlines, start=1):
-        instances[polygon(outline[:, 1], outline[:, 0], shape)] = label
-    found, sequential = np.unique(instances, return_inverse=True)
-    labels: NDArray[np.int32] = (sequential.reshape(shape) + (found[0] != 0)).astype(np.int32)
-    return labels

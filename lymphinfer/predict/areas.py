@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,9 +14,12 @@ from shapely.geometry.base import BaseGeometry
 
 from lymphinfer.annotations import OUT_OF_FOCUS, Roi, find_roi, read_roi
 from lymphinfer.cells.areas import Areas
+from lymphinfer.cells.given import GivenNuclei, read_given
 from lymphinfer.cells.parts import list_parts, open_parquet
 from lymphinfer.errors import AnnotationError
 from lymphinfer.predict.settings import PredictSettings
+from lymphinfer.regions.areas import map_regions
+from lymphinfer.regions.asking import read_margins
 from lymphinfer.slides import Slide, TissueMask
 from lymphinfer.slides.focus import BlurredField, read_fields
 from lymphinfer.slides.outline import polygons
@@ -36,10 +40,13 @@ class Limits:
         Where nuclei are looked for; the whole slide without it.
     tissue : Roi or None
         What is tissue; it is found without.
+    nuclei : GivenNuclei or None
+        Nuclei within both, in place of those that would be detected.
     """
 
     roi: Roi | None = None
     tissue: Roi | None = None
+    nuclei: GivenNuclei | None = None
 
     @property
     def within(self) -> Roi | None:
@@ -55,6 +62,7 @@ class Limits:
         return {
             "roi_sha256": None if self.roi is None else self.roi.sha256,
             "tissue_sha256": None if self.tissue is None else self.tissue.sha256,
+            "nuclei_sha256": None if self.nuclei is None else self.nuclei.sha256,
         }
 
 
@@ -79,16 +87,50 @@ def read_limits(slide: Slide, settings: PredictSettings) -> Limits:
         path = find_roi(Path(source), slide.path)
         return read_roi(path, dimensions=slide.dimensions, offset=offset, **options)
 
-    return Limits(
+    limits = Limits(
         read(settings.roi, within_class=settings.within_class),
         read(settings.tissue, without_class=(OUT_OF_FOCUS,)),
     )
+    if settings.nuclei is None:
+        return limits
+    path = find_roi(Path(settings.nuclei), slide.path, what="nuclei")
+    given = read_given(path, dimensions=slide.dimensions, mpp=slide.mpp, offset=offset)
+    return replace(limits, nuclei=given.inside(limits.within))
+
+
+def find_regions(slide: Slide, settings: PredictSettings) -> tuple[Path, str] | None:
+    """File of the regions that a slide is counted by, and its hash; None where none are asked for.
+
+    They are looked at before the work, which a mistyped class would cost.
+
+    Raises
+    ------
+    AnnotationError
+        They cannot be used.
+    """
+    if settings.regions is None:
+        if settings.margins:
+            raise AnnotationError(
+                f"{slide.path}: --margin needs annotations that have classes: give --regions, or a "
+                "list with a column `regions` that names a file for this slide"
+            )
+        return None
+    path = find_roi(Path(settings.regions), slide.path)
+    offset = slide.bounds_offset if settings.crop_to_bounds else (0, 0)
+    map_regions(path, dimensions=slide.dimensions, mpp=slide.mpp, offset=offset,
+                margins=read_margins(settings.margins))  # fmt: skip
+    return path, hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def area_warnings(limits: Limits, tissue: TissueMask) -> list[str]:
     """What the reader of the numbers must know of the areas that they rest on."""
-    given = [roi for roi in (limits.roi, limits.tissue) if roi is not None]
-    found = [f"{shown(roi.path.name)}: {note}." for roi in given for note in roi.notes]
+    given = [each for each in (limits.roi, limits.tissue, limits.nuclei) if each is not None]
+    found = [f"{shown(each.path.name)}: {note}." for each in given for note in each.notes]
+    if limits.nuclei is not None:
+        found.append(
+            f"{len(limits.nuclei):,} nuclei were taken from {shown(limits.nuclei.path.name)}, none "
+            "were detected: what is stated of the markers was measured on LymphInfer's own nuclei."
+        )
     if tissue.area_mm2 == 0:
         if limits.roi is None:
             found.append("No tissue was found on the slide. Draw it in QuPath and give --tissue.")

@@ -43,7 +43,11 @@ def earlier_mark(
 
 
 def finished(
-    folder: Path, file: Path, marks: Collection[str], settings: PredictSettings
+    folder: Path,
+    file: Path,
+    marks: Collection[str],
+    settings: PredictSettings,
+    regions_sha256: str | None = None,
 ) -> dict[str, Any] | None:
     """Summary of a complete earlier run with such nuclei in the same file, or None."""
     try:
@@ -53,6 +57,10 @@ def finished(
         same = mark in marks and summary["file"] == file.name
         # The view's frame, which no nucleus depends on.
         same = same and asked["crop_to_bounds"] == settings.crop_to_bounds
+        if settings.regions is not None:
+            same = same and asked.get("regions") == settings.regions
+            same = same and asked.get("regions_sha256") == regions_sha256
+            same = same and tuple(asked.get("margins", ())) == settings.margins
         total = int(summary["shards"]["total"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -18,12 +18,16 @@ from lymphinfer.cells.parts import SUFFIX, is_done, list_parts, open_parquet, re
 from lymphinfer.cells.provenance import provenance
 from lymphinfer.errors import ResultError
 from lymphinfer.export.geojson import write_geojson
+from lymphinfer.export.regions import brief
+from lymphinfer.export.results import open_result
 from lymphinfer.export.summary import Counts, summarise, write_summary
 from lymphinfer.predict.areas import blurred_areas
 from lymphinfer.predict.earlier import remove_parts
 from lymphinfer.predict.pipeline import DROPPED_KEY
 from lymphinfer.predict.plan import SlidePlan
 from lymphinfer.predict.result import SlideResult
+from lymphinfer.regions.asking import RegionOptions, read_margins
+from lymphinfer.regions.writing import write_regions
 from lymphinfer.textfiles import shown
 from lymphinfer.version import __version__
 
@@ -109,12 +113,22 @@ def finish_slide(
     summary["operating_point"] = point
     if region is not None:
         summary["region"] = region
+    if plan.nuclei is not None:
+        summary["nuclei_from"] = plan.nuclei.facts
     summary["tissue"] = _tissue(plan)
     summary["focus"] = focus
     summary["file"] = plan.file.name
     summary["shards"] = {"total": len(plan.shards), "resumed": len(plan.done)}
     write_areas(plan.folder, areas)
     write_summary(plan.folder / SUMMARY, summary)
+    if plan.regions is not None:
+        # They are counted in a finished result, and belong to its summary once they are there.
+        file, summary["arguments"]["regions_sha256"] = plan.regions
+        options = RegionOptions(read_margins(plan.settings.margins))
+        done = write_regions(open_result(plan.folder), file, options)
+        summary["regions"] = brief(done.record)
+        summary["warnings"] = [*warnings, *done.record["warnings"]]
+        write_summary(plan.folder / SUMMARY, summary)
     return SlideResult(
         plan.path, plan.folder, plan.file, summary, len(plan.done), len(plan.shards), total
     )

@@ -7,7 +7,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,12 +17,15 @@ from numpy.typing import NDArray
 from lymphinfer.annotations import Roi
 from lymphinfer.bundles.evidence import DEFAULT_POINT
 from lymphinfer.bundles.loading import Bundle
+from lymphinfer.cells.given import GivenNuclei
 from lymphinfer.cells.outlines import Rings, centroids, clean
+from lymphinfer.cells.stars import stars
 from lymphinfer.cells.table import build_table
+from lymphinfer.markers.describing import Describer, describer
 from lymphinfer.markers.hierarchy import apply_hierarchy, call_phenotypes
+from lymphinfer.markers.memory import CarefulDevice
 from lymphinfer.markers.two_scale import FarMap, FarScale, mirrored
 from lymphinfer.nuclei.detector import Detection, polygon_centroids
-from lymphinfer.predict.memory import CarefulDevice
 from lymphinfer.slides import Shard, Slide, Tile, TileGrid
 from lymphinfer.slides.focus import BlurredField, blurred_fields, with_fields
 
@@ -63,13 +66,16 @@ class TileNuclei:
         Their centroids (x, y) as they were detected.
     dropped : int
         Outlines that could not be made valid.
+    ids : ndarray of uint8, (N, 16), or None
+        Of nuclei that were given.
     """
 
     rings: Rings
     detection: Detection
     patches: NDArray[np.uint8] | None
     centers_level0: NDArray[np.float64]
-    dropped: int
+    dropped: int = 0
+    ids: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +94,7 @@ class _ShardInProgress:
     probability: list[NDArray[np.float32]] = field(default_factory=list)
     logits: list[NDArray[np.float32]] = field(default_factory=list)
     extras: list[Mapping[str, NDArray[np.float32]]] = field(default_factory=list)
+    ids: list[NDArray[np.uint8]] = field(default_factory=list)
     dropped: int = 0
 
 
@@ -111,6 +118,8 @@ class TilePipeline:
         Only nuclei whose centroid lies inside are kept.
     operating_point : str
         From where nuclei are called, see `BundleManifest.calls_at`.
+    given : GivenNuclei, optional
+        Nuclei to classify in place of detecting some; already limited to the region.
     """
 
     def __init__(
@@ -124,13 +133,18 @@ class TilePipeline:
         clock: StageClock,
         roi: Roi | None = None,
         operating_point: str = DEFAULT_POINT,
+        given: GivenNuclei | None = None,
     ):
         self.slide, self.bundle, self.grid = slide, bundle, grid
         self.hierarchy, self.workers, self.clock, self.roi = hierarchy, workers, clock, roi
         self.operating_point = operating_point
         self.identity = slide.identity()
         self.blurred: dict[int, list[BlurredField]] = {}
-        self.device = CarefulDevice(bundle.detector, bundle.markers)
+        self.given = given
+        self.describer: Describer | None = None
+        if given is not None:
+            self.describer = describer(bundle.detector, bundle.markers)
+        self.device = CarefulDevice(self.describer or bundle.detector, bundle.markers)
         self.far: FarScale | None = bundle.markers.far
 
     def run(
@@ -210,6 +224,7 @@ class TilePipeline:
         state.logits.append(logits)
         state.extras.append(nuclei.detection.extras)
         state.dropped += nuclei.dropped
+        state.ids += [] if nuclei.ids is None else [nuclei.ids]
         return len(nuclei.rings)
 
     def _read(self, tile: Tile) -> NDArray[np.uint8]:
@@ -242,29 +257,43 @@ class TilePipeline:
 
     def _decode(self, tile: Tile, pixels: NDArray[np.uint8], dense: Any) -> TileNuclei:
         with self.clock("decode"):
-            detection = self.bundle.detector.decode(dense)
-            corner = np.array(tile.halo[:2], np.float64)
-            centers = polygon_centroids(detection.polygons)
-            x_work, y_work = (centers + corner).T
-            owned = tile.owns(x_work, y_work)
-            detection, centers = detection.take(owned), centers[owned]
-            limits = np.array(self.slide.dimensions, np.float64)
-            polygons = (detection.polygons + corner) * self.grid.downsample
-            cleaned = clean(np.clip(polygons, 0, limits))
-            detection, centers = detection.take(cleaned.kept), centers[cleaned.kept]
-            centers_level0 = (centers + corner) * self.grid.downsample
-            rings = cleaned.rings
-            if self.roi is not None and len(rings):
-                # On the grid on which the table states a centroid: what it states is inside.
-                x, y = np.rint(centroids(rings) * 100).T / 100
-                inside = np.flatnonzero(self.roi.contains(x, y))
-                rings, detection = rings.take(inside), detection.take(inside)
-                centers, centers_level0 = centers[inside], centers_level0[inside]
-        markers, patches = self.bundle.markers, None
-        if markers.patch_px:
-            with self.clock("patches"):
-                patches = markers.patches(pixels, centers)
-        return TileNuclei(rings, detection, patches, centers_level0, cleaned.dropped)
+            find = self._detected if self.describer is None else self._given
+            found, centers = find(tile, dense)
+        markers = self.bundle.markers
+        if not markers.patch_px:
+            return found
+        with self.clock("patches"):
+            return replace(found, patches=markers.patches(pixels, centers))
+
+    def _given(self, tile: Tile, dense: Any) -> tuple[TileNuclei, NDArray[np.float64]]:
+        """Nuclei that were given, as far as the tile owns them, and their centres in it."""
+        assert self.given is not None and self.describer is not None
+        scale = self.grid.downsample
+        mine = self.given.take(tile.owns(*(self.given.centers / scale).T))
+        seen = stars(mine.rings).moved(scale, np.array(tile.halo[:2], np.float64))
+        found = self.describer.describe(dense, seen)
+        found = replace(found, probability=mine.probability, extras=mine.extras)
+        return TileNuclei(mine.rings, found, None, mine.centers, ids=mine.ids), seen.centers
+
+    def _detected(self, tile: Tile, dense: Any) -> tuple[TileNuclei, NDArray[np.float64]]:
+        """The detector's nuclei that the tile owns, and their centres in it."""
+        detection = self.bundle.detector.decode(dense)
+        corner = np.array(tile.halo[:2], np.float64)
+        centers = polygon_centroids(detection.polygons)
+        owned = tile.owns(*(centers + corner).T)
+        detection, centers = detection.take(owned), centers[owned]
+        limits = np.array(self.slide.dimensions, np.float64)
+        cleaned = clean(np.clip((detection.polygons + corner) * self.grid.downsample, 0, limits))
+        detection, rings = detection.take(cleaned.kept), cleaned.rings
+        centers = centers[cleaned.kept]
+        if self.roi is not None and len(rings):
+            # On the grid on which the table states a centroid: what it states is inside.
+            x, y = np.rint(centroids(rings) * 100).T / 100
+            inside = np.flatnonzero(self.roi.contains(x, y))
+            rings, detection = rings.take(inside), detection.take(inside)
+            centers = centers[inside]
+        centers_level0 = (centers + corner) * self.grid.downsample
+        return TileNuclei(rings, detection, None, centers_level0, cleaned.dropped), centers
 
     def _table(self, of: Shard, shard: _ShardInProgress) -> pa.Table:
         fields = [field for tile in of.tiles for field in self.blurred.pop(tile.index)]
@@ -297,6 +326,7 @@ class TilePipeline:
                     name: np.concatenate([extras[name] for extras in shard.extras])
                     for name in shard.extras[0]
                 },
+                ids=np.concatenate(shard.ids) if shard.ids else None,
             )
         table = with_fields(table, fields)
         if not shard.dropped:

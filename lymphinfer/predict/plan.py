@@ -8,17 +8,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import shapely
 from shapely.geometry.base import BaseGeometry
 
 from lymphinfer.annotations import Roi
 from lymphinfer.bundles.composing import used_manifest
 from lymphinfer.bundles.loading import Bundle, load_bundle
+from lymphinfer.cells.given import GivenNuclei
 from lymphinfer.cells.naming import PARTS, SUMMARY, slide_stem
 from lymphinfer.cells.parts import is_done, write_part
 from lymphinfer.compute import half_type, precision_name, resolve_device
 from lymphinfer.errors import LymphinferError, SlideError
-from lymphinfer.predict.areas import Limits, area_warnings, read_limits
+from lymphinfer.predict.areas import Limits, area_warnings, find_regions, read_limits
 from lymphinfer.predict.earlier import earlier_mark, finished, remove_parts, remove_views
 from lymphinfer.predict.pipeline import OnTile, StageClock, TilePipeline
 from lymphinfer.predict.result import SlideResult
@@ -62,6 +64,10 @@ class SlidePlan:
         The tissue, level-0 px; empty in a plan of some shards.
     warnings : tuple of str
         What the reader of the numbers must know.
+    nuclei : GivenNuclei or None
+        Those to classify, of these shards; they are detected without.
+    regions : tuple of Path and str, or None
+        File of annotations to count by, and its hash.
     """
 
     path: Path
@@ -83,6 +89,8 @@ class SlidePlan:
     given: Roi | None = None
     outline: BaseGeometry = field(default_factory=shapely.MultiPolygon)
     warnings: tuple[str, ...] = ()
+    nuclei: GivenNuclei | None = None
+    regions: tuple[Path, str] | None = None
 
     @property
     def file(self) -> Path:
@@ -106,7 +114,14 @@ class SlidePlan:
     def only(self, ids: Collection[str]) -> SlidePlan:
         """The plan with these shards alone, light enough to send with each task."""
         shards = tuple(s for s in self.shards if s.id in ids)
-        return replace(self, shards=shards, done=frozenset(), outline=shapely.MultiPolygon())
+        nuclei = self.nuclei
+        if nuclei is not None:
+            places = (nuclei.centers / self.grid.downsample).T
+            owned = [tile.owns(*places) for shard in shards for tile in shard.tiles]
+            nuclei = nuclei.take(np.any([*owned, np.zeros(len(nuclei), bool)], axis=0))
+        return replace(
+            self, shards=shards, done=frozenset(), outline=shapely.MultiPolygon(), nuclei=nuclei
+        )
 
 
 @dataclass(frozen=True)
@@ -186,6 +201,7 @@ def plan_slide(
     )
     identity = slide.identity()
     limits = read_limits(slide, settings)
+    regions = find_regions(slide, settings)
 
     def mark_of(precision: str, runtime: str) -> str:
         return fingerprint(
@@ -207,7 +223,8 @@ def plan_slide(
     else:
         file = folder / f"{slide_stem(slide.path)}.{settings.format}"
         marks = {mark, earlier_mark(folder, settings, precision, bundle.runtime, mark_of)}
-        summary = finished(folder, file, marks, settings)
+        regions_sha256 = None if regions is None else regions[1]
+        summary = finished(folder, file, marks, settings, regions_sha256)
         if summary is not None:
             total = int(summary["shards"]["total"])
             seconds = time.perf_counter() - began
@@ -219,7 +236,11 @@ def plan_slide(
         looks = check_stain(slide, tissue, force=settings.force)
     # A shard is what is lost when a process dies: its area does not grow with large tiles.
     per_shard = min(16, max(1, SHARD_PX // settings.tile_px) ** 2)
-    shards = tuple(grid.shards(grid.tiles(tissue, roi=limits.within), per_shard))
+    if limits.nuclei is None:
+        tiles = grid.tiles(tissue, roi=limits.within)
+    else:
+        tiles = grid.tiles_of(*(limits.nuclei.centers / grid.downsample).T)
+    shards = tuple(grid.shards(tiles, per_shard))
     remove_views(folder, slide_stem(slide.path), mark, settings)
     # A summary that outlived its parts would speak for other nuclei.
     (folder / SUMMARY).unlink(missing_ok=True)
@@ -243,6 +264,8 @@ def plan_slide(
         given=limits.tissue,
         outline=tissue.outline,
         warnings=(*slide.warnings, *looks, *area_warnings(limits, tissue)),
+        nuclei=limits.nuclei,
+        regions=regions,
     )
 
 
@@ -295,7 +318,7 @@ def predict_shards(
     pipeline = TilePipeline(
         slide, bundle, plan.grid, hierarchy=plan.hierarchy, workers=plan.settings.workers,
         clock=clock, roi=Limits(plan.roi, plan.given).within,
-        operating_point=plan.settings.operating_point,
+        operating_point=plan.settings.operating_point, given=plan.nuclei,
     )  # fmt: skip
     if pipeline.identity != plan.slide["identity"]:
         raise SlideError(f"{plan.path}: the file has changed while it was read: run it again")

@@ -10,9 +10,10 @@ from typing import Any
 
 from lymphinfer.bundles.evidence import DEFAULT_POINT, OPERATING_POINTS
 from lymphinfer.bundles.registry import DEFAULT_BUNDLE
-from lymphinfer.errors import LymphinferError
+from lymphinfer.errors import AnnotationError, LymphinferError
 from lymphinfer.export.geojson import FORMATS
 from lymphinfer.markers.hierarchy import HierarchyMode
+from lymphinfer.regions.asking import read_margins
 from lymphinfer.slides import Slide, open_slide
 
 MIN_TILE_PX, MAX_TILE_PX = 256, 8192
@@ -58,6 +59,12 @@ class PredictSettings:
         Number or name of the image to read, of a file that holds several; by default the largest.
     force : bool
         Go on with what does not look like an H&E slide.
+    nuclei : str or None
+        File of nuclei to classify in place of detecting some, or a folder with one a slide.
+    regions : str or None
+        File of annotations to count by, or a folder with one a slide.
+    margins : tuple of str
+        Bands along borders of their classes, see `lymphinfer.regions.asking.read_margins`.
 
     Raises
     ------
@@ -83,6 +90,9 @@ class PredictSettings:
     operating_point: str = DEFAULT_POINT
     series: str | None = None
     force: bool = False
+    nuclei: str | None = None
+    regions: str | None = None
+    margins: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.bundle:
@@ -101,6 +111,10 @@ class PredictSettings:
             )
         if not 1 <= self.workers <= 256:
             problems.append(f"--workers {self.workers}: 1 to 256")
+        try:
+            read_margins(self.margins)
+        except AnnotationError as error:
+            problems.append(str(error))
         if problems:
             raise LymphinferError("; ".join(problems))
 
@@ -120,11 +134,11 @@ IDLE = frozenset(("device", "force", "redo", "workers"))
 """Settings on which no byte of a result depends: a device shows in its precision and runtime, and
 what `force` lets through is computed as anything else."""
 
-VIEWED = frozenset(("crop_to_bounds", "format"))
-"""Settings on which the file for QuPath depends, and no nucleus."""
+VIEWED = frozenset(("crop_to_bounds", "format", "margins", "regions"))
+"""Settings on which a view depends, and no nucleus."""
 
-RESOLVED = frozenset(("bundle", "detector", "hierarchy", "mpp", "precision", "roi", "runtime",
-                      "series", "tissue"))  # fmt: skip
+RESOLVED = frozenset(("bundle", "detector", "hierarchy", "mpp", "nuclei", "precision", "roi",
+                      "runtime", "series", "tissue"))  # fmt: skip
 """Settings that count as what they come to: a bundle by its sha256, annotations by their area."""
 
 
@@ -140,6 +154,7 @@ def fingerprint(
     halo_px: int,
     roi_sha256: str | None = None,
     tissue_sha256: str | None = None,
+    nuclei_sha256: str | None = None,
 ) -> str:
     """Sha256 (hex) of all that a nucleus depends on: equal fingerprints, equal nuclei.
 
@@ -161,6 +176,8 @@ def fingerprint(
         ``Roi.sha256`` of the region of interest, where there is one.
     tissue_sha256 : str, optional
         The same of the tissue, where it was given.
+    nuclei_sha256 : str, optional
+        ``GivenNuclei.sha256`` of the nuclei, where they were given.
 
     Returns
     -------
@@ -185,4 +202,7 @@ def fingerprint(
         "tissue": tissue_sha256,
         "asked": asked,
     }
+    if nuclei_sha256 is not None:
+        # Only there: results from before nuclei could be given are as good as ever.
+        content["nuclei"] = nuclei_sha256
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

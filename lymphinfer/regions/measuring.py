@@ -14,7 +14,6 @@ import shapely
 from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
-from lymphinfer import __version__
 from lymphinfer.cells.areas import read_areas
 from lymphinfer.export.results import Result
 from lymphinfer.regions.aggregates import Aggregate, aggregates, neighbours
@@ -27,6 +26,7 @@ from lymphinfer.regions.intervals import BLOCKS, CELLS
 from lymphinfer.regions.nuclei import Nuclei, read_nuclei
 from lymphinfer.slides.outline import polygons
 from lymphinfer.textfiles import shown
+from lymphinfer.version import __version__
 
 F64 = NDArray[np.float64]
 Mask = NDArray[np.bool_]

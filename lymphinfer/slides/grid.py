@@ -199,12 +199,43 @@ class TileGrid:
         tiles = [tile for tile, keep in zip(every, kept, strict=True) if keep]
         return tiles if tissue is None else [self._trimmed(tile, tissue) for tile in tiles]
 
+    def tiles_of(self, x_work: ArrayLike, y_work: ArrayLike) -> list[Tile]:
+        """Tiles that own at least one of some points, row-major, trimmed to those as `tiles` does.
+
+        Parameters
+        ----------
+        x_work, y_work : array_like of float, (N,)
+            Points of the slide on the working grid, px.
+        """
+        x, y = np.asarray(x_work, np.float64), np.asarray(y_work, np.float64)
+        rows, cols = self.shape
+        # Points on the far edges belong to the last tiles.
+        col = np.clip(x // self.tile_px, 0, cols - 1).astype(np.int64)
+        row = np.clip(y // self.tile_px, 0, rows - 1).astype(np.int64)
+        index, owner = np.unique(row * cols + col, return_inverse=True)
+        low, high = (np.empty((len(index), 2)) for _ in range(2))
+        for axis, values in enumerate((x, y)):
+            low[:, axis], high[:, axis] = np.inf, -np.inf
+            np.minimum.at(low[:, axis], owner, values)
+            np.maximum.at(high[:, axis], owner, values)
+        return [
+            # A core is open at its end, and trimmed to whole steps: a point needs the pixel's end.
+            self._cut(self.tile(*divmod(int(i), cols)), (*low[n], *(np.floor(high[n]) + 1)))
+            for n, i in enumerate(index)
+        ]
+
     def _trimmed(self, tile: Tile, tissue: Tissue) -> Tile:
         x0, y0, x1, y1 = tile.core
         box = tissue.bounds_in(*(np.array([x0, y0, x1 - x0, y1 - y0]) * self.downsample))
         if box is None:
             return tile
-        left, top, right, bottom = np.array(box) / self.downsample / TRIM_PX
+        left, top, right, bottom = (np.array(box) / self.downsample).tolist()
+        return self._cut(tile, (left, top, right, bottom))
+
+    def _cut(self, tile: Tile, box: tuple[float, float, float, float]) -> Tile:
+        """A tile cut to a rectangle of the working grid, outward to multiples of `TRIM_PX`."""
+        x0, y0, x1, y1 = tile.core
+        left, top, right, bottom = (edge / TRIM_PX for edge in box)
         core = (
             max(x0, math.floor(left) * TRIM_PX),
             max(y0, math.floor(top) * TRIM_PX),

@@ -104,6 +104,43 @@ def bundle_to_pull(path: Path) -> None:
     manifest.write_text(manifest.read_text("utf-8").replace('"he-v1"', '"my-bundle"', 1), "utf-8")
 
 
+def disc_features(path: Path, seed: int, kind: str) -> None:
+    """The discs of a slide of `slide`: as detections with outlines, or as points with classes."""
+    features = []
+    for i, (x, y) in enumerate(disc_image(SIDE, SIDE, seed=seed)[1]):
+        angles = np.linspace(0, 2 * np.pi, 17)
+        ring = np.stack([x + 8 * np.cos(angles), y + 8 * np.sin(angles)], axis=1).tolist()
+        if kind == "detection":
+            features.append({"type": "Feature", "properties": {"objectType": kind},
+                             "geometry": {"type": "Polygon", "coordinates": [ring]}})  # fmt: skip
+        else:
+            name = "Lymphocyte" if i % 2 else "Tumor"
+            properties = {"objectType": "annotation", "classification": {"name": name}}
+            features.append({"type": "Feature", "properties": properties,
+                             "geometry": {"type": "Point", "coordinates": [x, y]}})  # fmt: skip
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+
+
+def nuclei_of_slide(path: Path) -> None:
+    disc_features(path, 0, "detection")
+
+
+def slides_to_teach(path: Path) -> None:
+    path.mkdir()
+    for seed in range(5):
+        slide(path / f"{seed}.svs", seed)
+
+
+def named_nuclei(path: Path) -> None:
+    path.mkdir()
+    for seed in range(5):
+        disc_features(path / f"{seed}.geojson", seed, "point")
+
+
+def patients(path: Path) -> None:
+    path.write_text("slide,patient,response\na.svs,1,yes\nb.svs,2,no\n")
+
+
 def tiny_config(path: Path) -> None:
     path.write_text(tomli_w.dumps(retrain_config(Path("he-v1")).to_dict()))
 
@@ -138,6 +175,10 @@ MAKERS: dict[str, Callable[[Path], None]] = {
     "annotations.geojson": annotations,
     "tissue.geojson": annotations,
     "annotations/": annotation_folder,
+    "cells.geojson": nuclei_of_slide,
+    "to-teach/": slides_to_teach,
+    "named/": named_nuclei,
+    "patients.csv": patients,
     "reference.csv": reference,
     "annotated/": annotated,
     "cohort/": called("simulate", "{}", *COHORT),

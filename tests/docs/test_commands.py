@@ -35,6 +35,7 @@ SMALLER: dict[str, tuple[str, ...]] = {
     # Options that are added, or take the place of those on the page.
     "simulate": COHORT,
     "predict": ("--device", "cpu"),
+    "teach": ("--device", "cpu"),
     "report": ("--no-figures",),
     "retrain": ("--config", "tiny.toml", "--device", "cpu"),
     "table1": ("--config", "tiny.toml", "--device", "cpu", "--backbone", "test_resnet",

@@ -25,7 +25,8 @@ CLASSES = {
 
 SCRIPTING = {
     # Static methods of qupath.lib.gui.scripting.QPEx and of QP, which it extends.
-    "exportObjectsToGeoJson", "getAnnotationObjects", "getCurrentImageData", "getCurrentViewer",
+    "exportObjectsToGeoJson", "fireHierarchyUpdate", "getAnnotationObjects",
+    "getCurrentImageData", "getCurrentViewer",
     "getDetectionObjects", "getProject", "getProjectEntry", "getQuPath", "getSelectedObjects",
 }  # fmt: skip
 
@@ -35,14 +36,14 @@ INSTANCES = {
         "close", "getHeight", "getMetadata", "getPixelCalibration", "getURIs", "getWidth",
     },
     "ImageServerMetadata": {"getName"},
-    "MeasurementList": {"get"},
+    "MeasurementList": {"asMap", "get", "put", "putAll"},
     "MeasurementMapper": {"setDisplayMaxValue", "setDisplayMinValue"},
     "Menu, MenuItem": {"getItems", "setOnAction"},
     "OverlayOptions": {"setMeasurementMapper"},
     "PathClass": {"setColor"},
     "PathObject": {
-        "getMeasurementList", "getName", "getPathClass", "getROI", "hasROI", "isAnnotation",
-        "isCell", "isDetection", "isLocked", "isTile", "setLocked", "setPathClass",
+        "getID", "getMeasurementList", "getName", "getPathClass", "getROI", "hasROI",
+        "isAnnotation", "isCell", "isDetection", "isLocked", "isTile", "setLocked", "setPathClass",
     },
     "PathObjectHierarchy": {
         "addObjects", "getAnnotationObjects", "getDetectionObjects", "removeObjects",
@@ -57,12 +58,14 @@ INSTANCES = {
 
 JAVA_AND_GROOVY = {
     # java.io, java.lang, java.nio, java.util, and what Groovy adds to them.
-    "add", "any", "clear", "collect", "contains", "containsKey", "count", "countBy",
+    "add", "any", "clear", "collect", "collectEntries", "contains", "containsKey", "count",
+    "countBy",
     "currentTimeMillis", "destroy", "each", "eachFileRecurse", "eachLine", "eachWithIndex",
     "environment", "every", "exists", "find", "findAll", "get", "getAbsoluteFile", "getErrorStream",
     "getFileName", "getInputStream", "getName", "getOutputStream", "getParentFile", "getPath",
     "getText", "getValue", "isBlank", "isDirectory", "isEmpty", "isFile", "isNaN", "join",
-    "keySet", "max", "mkdirs", "padRight", "println", "put", "replaceFirst", "resolveSibling",
-    "size", "sort", "split", "start", "startsWith", "sum", "synchronizedList", "takeRight",
+    "keySet", "max", "mkdirs", "padRight", "println", "put", "replace", "replaceFirst",
+    "resolveSibling", "setText", "size", "sort", "split", "start", "startsWith", "sum",
+    "synchronizedList", "takeRight",
     "toFile", "toString", "trim", "unique", "values", "waitFor", "withDefault",
 }  # fmt: skip

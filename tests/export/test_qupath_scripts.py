@@ -162,8 +162,9 @@ def test_the_program_takes_the_commands_of_a_script(name):
 
 def test_the_scripts_that_start_the_program_were_found():
     names = [name for name in SCRIPTS if built_commands(TEXTS[name])]
-    assert names == ["export_annotations.groovy", "import_tissue.groovy", "run_lymphinfer.groovy",
-                     "run_project.groovy"]  # fmt: skip
+    assert names == ["classify_nuclei.groovy", "count_regions.groovy", "export_annotations.groovy",
+                     "import_tissue.groovy", "run_lymphinfer.groovy", "run_project.groovy",
+                     "suggest_nuclei.groovy", "teach_bundle.groovy"]  # fmt: skip
     (full,) = built_commands(TEXTS["run_lymphinfer.groovy"])
     assert {"--out", "--bundle", "--series", "--mpp", "--roi", "--device"} <= set(full)
 

@@ -18,13 +18,16 @@ from lymphinfer.predict.settings import (
     fingerprint,
 )
 
-BASE = PredictSettings(bundle="he-v1", roi="r.geojson", tissue="t.geojson")
+BASE = PredictSettings(
+    bundle="he-v1", roi="r.geojson", tissue="t.geojson", nuclei="n.geojson", regions="g.geojson"
+)
 OTHER = {
     "bundle": "he-v2", "mpp": 0.3, "format": "geojson", "hierarchy": "none", "device": "mps",
     "precision": "bf16", "workers": 9, "tile_px": 512, "crop_to_bounds": False, "redo": True,
     "roi": "other.geojson", "within_class": ("Tumor",), "detector": "stardist",
     "runtime": "openvino", "tissue": "other.geojson", "operating_point": "precise", "series": "2",
-    "force": True,
+    "force": True, "nuclei": "other.geojson",
+    "regions": "other.geojson", "margins": ("Tumor:500",),
 }  # fmt: skip
 
 
@@ -40,6 +43,7 @@ def mark(settings: PredictSettings, **changes: object) -> str:
         "halo_px": 96,
         "roi_sha256": settings.roi,
         "tissue_sha256": settings.tissue,
+        "nuclei_sha256": settings.nuclei,
         **changes,
     }
     return fingerprint(settings, **resolved)
@@ -72,7 +76,7 @@ def test_classes_count_as_a_set():
 
 @pytest.mark.parametrize("name", ["slide_identity", "mpp", "bundle_sha256", "hierarchy",
                                   "precision", "runtime", "halo_px", "roi_sha256",
-                                  "tissue_sha256"])  # fmt: skip
+                                  "tissue_sha256", "nuclei_sha256"])  # fmt: skip
 def test_what_a_setting_comes_to_counts(name):
     assert mark(BASE, **{name: 7}) != mark(BASE)
 

@@ -273,3 +273,23 @@ def test_two_annotations_of_one_id_get_two(result, tmp_path):
     path = write_annotations(tmp_path / "twice.geojson", drawn)
     ids = [f["id"] for f in annotations_in_qupath(write_regions(result, path).file)]
     assert OWN_ID in ids and len(set(ids)) == len(ids)
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_the_terminal_shows_every_interval_whole(result, path, width):
+    import io
+
+    from rich.console import Console
+
+    from lymphinfer.cli.regions import print_record
+
+    record = write_regions(result, path, options("Tumor:100,200")).record
+    text = io.StringIO()
+    print_record(Console(file=text, width=width), record)
+    said = text.getvalue()
+    assert "…" not in said
+    for row in record["rows"]:
+        for values in row["markers"].values():
+            interval = values["expected_per_mm2_blocks"] or values["expected_per_mm2_cells"]
+            if values["expected_per_mm2"] is not None:
+                assert f"{interval[0]:,.0f}-{interval[1]:,.0f}" in said

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from lymphinfer.cells.naming import FIGURES, REPORT
 from lymphinfer.export.report import figures as draw
+from lymphinfer.export.report.cohort import Grouping, group_slides, strips, write_tables
 from lymphinfer.export.report.page import write_page
 from lymphinfer.export.report.slide import SlideReport
 from lymphinfer.export.results import batch_rows
@@ -25,6 +26,7 @@ def write_batch_report(
     failed: Sequence[tuple[Path, str]] = (),
     *,
     figures: bool = True,
+    grouping: Grouping | None = None,
 ) -> Path:
     """Make ``report.html`` for a folder of results, with a row and a link a slide.
 
@@ -37,6 +39,8 @@ def write_batch_report(
         failed are added from the root's ``batch.json``.
     figures : bool
         Also write the figure as PNG and SVG.
+    grouping : Grouping, optional
+        Show the slides in its groups too, and write ``cohort.csv`` and ``groups.csv``.
 
     Returns
     -------
@@ -77,6 +81,15 @@ def write_batch_report(
             chart = draw.svg_uri(figure)
             if figures:
                 draw.save(figure, root / FIGURES, "slides")
+    cohort = cohort_chart = None
+    if grouping is not None:
+        cohort = group_slides([report.result for report in reports], grouping)
+        write_tables(root, cohort)
+        with draw.styled():
+            figure = strips(cohort)
+            cohort_chart = draw.svg_uri(figure)
+            if figures:
+                draw.save(figure, root / FIGURES, "groups")
     total_mm2 = sum(row["tissue_mm2"] or 0 for row in rows)
     return write_page(
         root / REPORT,
@@ -92,6 +105,8 @@ def write_batch_report(
         nuclei=sum(row["nuclei"] for row in rows),
         total_mm2=total_mm2,
         with_previews=len(rows) <= MOST_PREVIEWS,
+        cohort=cohort,
+        cohort_chart=cohort_chart,
     )
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from lymphinfer.compute import channels_last
-from lymphinfer.nuclei.detector import Detection
+from lymphinfer.nuclei.detector import Detection, Stars
 from lymphinfer.nuclei.stardist.decode import StarPolygons, decode, refine
 from lymphinfer.nuclei.stardist.infer import DensePrediction, Run, compiled, predict_dense
 from lymphinfer.nuclei.stardist.network import StarDistConfig, StarDistNet
@@ -160,6 +160,31 @@ class StarDistDetector:
             if logits is None
             else pool_over_rays(logits, found, self.net.config.grid),
         )
+
+    def describe(self, dense: TilePrediction, nuclei: Stars) -> Detection:
+        """Nuclei that are there already, with what the marker head says of them.
+
+        Parameters
+        ----------
+        dense : TilePrediction
+        nuclei : Stars
+            In tile px.
+
+        Returns
+        -------
+        Detection
+            In their order, without a probability.
+        """
+        logits = dense.dense.marker_logit
+        scale: NDArray[np.float32] = np.array(dense.scale, np.float32)
+        edges = (nuclei.outlines - nuclei.origins[:, None]) * scale
+        points = (nuclei.origins * scale - 0.5).astype(np.float32)
+        unsure = np.full(len(nuclei), np.nan, np.float32)
+        pooled = None
+        if logits is not None:
+            found = StarPolygons(points, np.linalg.norm(edges, axis=2).astype(np.float32), unsure)
+            pooled = pool_over_rays(logits, found, self.net.config.grid)
+        return Detection(nuclei.outlines.astype(np.float32), unsure, pooled)
 
 
 def pool_over_rays(

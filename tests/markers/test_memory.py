@@ -8,9 +8,9 @@ import torch
 
 from lymphinfer.errors import LymphinferError
 from lymphinfer.markers.far_scale import FarConfig, FarNet
+from lymphinfer.markers.memory import CarefulDevice, split_tile
 from lymphinfer.markers.two_scale import FarScale
 from lymphinfer.nuclei.detector import Detection
-from lymphinfer.predict.memory import CarefulDevice, split_tile
 from lymphinfer.slides import TileGrid
 
 

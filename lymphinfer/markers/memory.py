@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from lymphinfer.errors import LymphinferError
+from lymphinfer.markers.describing import Describer
 from lymphinfer.markers.model import MarkerModel
 from lymphinfer.markers.two_scale import FarMap, FarScale
 from lymphinfer.nuclei.detector import Detection, Detector
@@ -72,11 +73,11 @@ class CarefulDevice:
 
     Parameters
     ----------
-    detector : Detector
+    detector : Detector or Describer
     markers : MarkerModel
     """
 
-    def __init__(self, detector: Detector, markers: MarkerModel):
+    def __init__(self, detector: Detector | Describer, markers: MarkerModel):
         self.detector, self.markers = detector, markers
         self.max_core_px: int | None = None
         self.max_nuclei: int | None = None

@@ -1,0 +1,103 @@
+"""What the markers read of nuclei that are there already, where none are to be found."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lymphinfer.markers.dense import DenseMarkers, DenseTile
+from lymphinfer.markers.model import MarkerModel
+from lymphinfer.markers.two_scale import NearDense, NearMarkers, near_dense
+from lymphinfer.nuclei.detector import Detection, Detector, Stars
+from lymphinfer.nuclei.stardist.detector import StarDistDetector
+
+
+class Describer(Protocol):
+    """Reads a tile as a detector does, and describes given nuclei in place of finding some."""
+
+    @property
+    def align_px(self) -> int:
+        """See `Detector.align_px`."""
+
+    def infer(self, tile: NDArray[np.uint8]) -> Any:
+        """See `Detector.infer`."""
+
+    def describe(self, dense: Any, nuclei: Stars) -> Detection:
+        """Nuclei with what the markers read of them.
+
+        Parameters
+        ----------
+        dense
+            What `infer` returned.
+        nuclei : Stars
+            In tile px.
+
+        Returns
+        -------
+        Detection
+            In their order, without a probability.
+        """
+
+
+def describer(detector: Detector, markers: MarkerModel) -> Describer:
+    """The part of a bundle that its markers read.
+
+    Parameters
+    ----------
+    detector : Detector
+        The bundle's.
+    markers : MarkerModel
+    """
+    if isinstance(detector, NearMarkers):
+        return _Near(detector)
+    if isinstance(detector, DenseMarkers):
+        return _Dense(detector)
+    if isinstance(detector, StarDistDetector) and not markers.patch_px:
+        return detector
+    return _Nothing(detector)
+
+
+class _Near:
+    def __init__(self, markers: NearMarkers):
+        self.reader, self.align_px = markers.reader, markers.align_px
+
+    def infer(self, tile: NDArray[np.uint8]) -> NearDense:
+        return near_dense(None, self.reader.infer(tile), self.reader)
+
+    def describe(self, dense: NearDense, nuclei: Stars) -> Detection:
+        return _plain(nuclei, near=dense.read(nuclei.outlines.astype(np.float32)))
+
+
+class _Dense:
+    def __init__(self, markers: DenseMarkers):
+        self.markers, self.align_px = markers, markers.align_px
+
+    def infer(self, tile: NDArray[np.uint8]) -> DenseTile:
+        return self.markers.infer(tile)
+
+    def describe(self, dense: DenseTile, nuclei: Stars) -> Detection:
+        return _plain(nuclei, self.markers.logits(dense.features, nuclei.centers - 0.5))
+
+
+class _Nothing:
+    """Of a bundle whose markers read patches alone."""
+
+    def __init__(self, detector: Detector):
+        self.align_px = detector.align_px
+
+    def infer(self, tile: NDArray[np.uint8]) -> None:
+        return None
+
+    def describe(self, dense: None, nuclei: Stars) -> Detection:
+        return _plain(nuclei)
+
+
+def _plain(
+    nuclei: Stars,
+    logits: NDArray[np.float32] | None = None,
+    near: NDArray[np.float32] | None = None,
+) -> Detection:
+    unsure = np.full(len(nuclei), np.nan, np.float32)
+    return Detection(nuclei.outlines.astype(np.float32), unsure, logits, {}, near)

@@ -1,0 +1,171 @@
+"""The last layer of a bundle's markers: what it reads, and how to change what it says.
+
+Both kinds of head that can be taught end in a linear layer over features of the nucleus, so that a
+logistic regression on those features, and on the logit that the head has now, is a head of the same
+form: the bundle stays what `predict` loads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from lymphinfer.bundles.loading import Bundle
+from lymphinfer.errors import BundleError
+from lymphinfer.markers.two_scale import NearMarkers, TwoScaleHead
+from lymphinfer.nuclei.detector import Detection
+from lymphinfer.nuclei.stardist.detector import StarDistDetector
+
+F32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a marker says instead: ``keep`` times its logit, plus ``weights`` · features + ``bias``.
+
+    Attributes
+    ----------
+    keep : float
+    weights : ndarray of float64, (F,)
+    bias : float
+    """
+
+    keep: float
+    weights: NDArray[np.float64]
+    bias: float
+
+
+@dataclass(frozen=True)
+class Teachable:
+    """A bundle's last layer.
+
+    Attributes
+    ----------
+    bundle : Bundle
+        Loaded so that its detections bring the features.
+    file : str
+        Of the bundle: where the layer is stored.
+    read : callable
+        Near features (N, F) of a detection.
+    logits : callable
+        Logits (N, learned) that features have now.
+    changed : callable
+        State of `file` under a change of each marker.
+    """
+
+    bundle: Bundle
+    file: str
+    read: Callable[[Detection], F32]
+    logits: Callable[[F32], F32]
+    changed: Callable[[Mapping[str, Change]], dict[str, Tensor]]
+
+    @property
+    def learned(self) -> tuple[str, ...]:
+        """Markers that have a logit."""
+        return self.bundle.markers.learned
+
+
+def teachable(bundle: Bundle) -> Teachable:
+    """The last layer of a bundle's markers.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        Its own detector is replaced by one that gives features, where its markers are read there.
+
+    Raises
+    ------
+    BundleError
+        Its markers come from patches, or from another bundle's detector.
+    """
+    markers, name = bundle.markers, bundle.manifest.name
+    if markers.head is not None and isinstance(bundle.detector, NearMarkers):
+        return _two_scale(bundle, markers.head)
+    detector = bundle.detector
+    if bundle.manifest.classifier["kind"] == "feature" and isinstance(detector, StarDistDetector):
+        last = detector.net.marker
+        if isinstance(last, nn.Sequential):
+            return _feature(bundle, detector, cast(nn.Conv2d, last[-1]))
+    raise BundleError(
+        f"bundle {name}: its markers are read off patches, whose network `teach` cannot change; "
+        "begin --from he-v2 or he-v1-fast, or use lymphinfer retrain"
+    )
+
+
+def _two_scale(bundle: Bundle, head: TwoScaleHead) -> Teachable:
+    near_width = head.config.near
+
+    def read(detection: Detection) -> F32:
+        assert detection.near is not None
+        return detection.near
+
+    @torch.inference_mode()
+    def logits(features: F32) -> F32:
+        near, far = (
+            torch.from_numpy(np.ascontiguousarray(part))
+            for part in (features[:, :near_width], features[:, near_width:])
+        )
+        found: F32 = head(near, far).numpy()
+        return found
+
+    def changed(changes: Mapping[str, Change]) -> dict[str, Tensor]:
+        state = {name: value.clone() for name, value in head.state_dict().items()}
+        for marker, change in changes.items():
+            row = head.config.markers.index(marker)
+            weights = torch.from_numpy(change.weights).float()
+            for name in ("out.weight", "out.bias", "near_out.weight", "far_out.weight"):
+                state[name][row] *= change.keep
+            state["near_out.weight"][row] += weights[:near_width]
+            state["far_out.weight"][row] += weights[near_width:]
+            state["out.bias"][row] += change.bias
+        return state
+
+    return Teachable(bundle, bundle.manifest.classifier["file"], read, logits, changed)
+
+
+def _feature(bundle: Bundle, detector: StarDistDetector, last: nn.Conv2d) -> Teachable:
+    """Of a detector's marker head: its last layer passes its input on, pooled as its logits are."""
+    weight = last.weight.detach()[:, :, 0, 0].float().cpu().numpy()
+    bias = cast(Tensor, last.bias).detach().float().cpu().numpy()
+    open_ = nn.Conv2d(last.in_channels, last.in_channels, 1)
+    with torch.no_grad():
+        open_.weight.copy_(torch.eye(last.in_channels)[:, :, None, None])
+        cast(Tensor, open_.bias).zero_()
+    cast(nn.Sequential, detector.net.marker)[-1] = open_.to(detector.device)
+    # What was compiled before has the old layer.
+    fresh = StarDistDetector(
+        detector.net, mpp=1.0, working_mpp=detector.scale,
+        prob_threshold=detector.prob_threshold, nms_threshold=detector.nms_threshold,
+        device=detector.device, autocast=detector.autocast, refine_at=detector.refine_at,
+        runtime="torch" if detector.run is None else "openvino",
+    )  # fmt: skip
+
+    def read(detection: Detection) -> F32:
+        assert detection.marker_logits is not None
+        return detection.marker_logits
+
+    def logits(features: F32) -> F32:
+        found: F32 = features @ weight.T + bias
+        return found
+
+    def changed(changes: Mapping[str, Change]) -> dict[str, Tensor]:
+        rows, offsets = weight.astype(np.float64), bias.astype(np.float64)
+        for marker, change in changes.items():
+            i = bundle.markers.learned.index(marker)
+            rows[i] = change.keep * rows[i] + change.weights
+            offsets[i] = change.keep * offsets[i] + change.bias
+        number = len(cast(Any, detector.net.marker)) - 1
+        return {
+            f"marker.{number}.weight": torch.from_numpy(rows).float()[:, :, None, None],
+            f"marker.{number}.bias": torch.from_numpy(offsets).float(),
+        }
+
+    return Teachable(
+        replace(bundle, detector=fresh), bundle.manifest.detector["file"], read, logits, changed
+    )
