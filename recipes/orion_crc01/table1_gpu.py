@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
 import time
 from dataclasses import asdict, dataclass, field
@@ -91,7 +92,9 @@ class Run:
     drawn: dict[tuple[str, int, int], Sets] = field(default_factory=dict)
 
     def share(self, seconds: float) -> float:
-        """Seconds that a share of the plan has of what is left."""
+        """Seconds that a share of the plan has of what is left; endless in a rehearsal."""
+        if self.bench.most_steps:
+            return math.inf
         planned = sum(row.seconds for row in self.todo)
         backbones = {row.backbone for row in self.todo if row.pretrained} - set(self.begun_with)
         planned += sum(KINDS[name].first for name in backbones)
@@ -272,8 +275,6 @@ def run(arguments: argparse.Namespace) -> Run:
         slide, bench, arguments.out, BEGAN + arguments.seconds, list(rows),
         arguments.cells, arguments.batch,
     )  # fmt: skip
-    if arguments.steps:
-        state.ends = float("inf")
     for row in rows:
         try:
             state.train(row)
