@@ -1,4 +1,6 @@
-"""A bundle whose nuclei are found by another bundle's detector: ``predict --detector``.
+"""A bundle whose nuclei are found by another bundle's detector.
+
+``predict --detector`` names it, or the bundle itself does, which then has markers alone.
 
 What comes out is a manifest of its own: a name that says both, a hash of both hashes. So nucleus
 ids, fingerprints, summaries and files tell results by different detectors apart without knowing.
@@ -18,6 +20,10 @@ from lymphinfer.nuclei.hovernet.tiatoolbox import hovernet_module
 HOVERNET = ("hovernet_fast-monusac", "hovernet_fast-pannuke",
             "hovernet_original-consep", "hovernet_original-kumar")  # fmt: skip
 """Published weights; ``--detector hovernet`` takes the first one that is here."""
+
+
+LENT = "bundle"
+"""Kind of the detector of a bundle that names another one's."""
 
 
 def find_detector(name: str | Path) -> Path:
@@ -58,14 +64,42 @@ def find_detector(name: str | Path) -> Path:
     return find_bundle(name)
 
 
-def compose(base: BundleManifest, detector: str | Path) -> tuple[BundleManifest, BundleManifest]:
-    """Put another bundle's detector in the place of a bundle's own.
+def lending(manifest: BundleManifest) -> BundleManifest:
+    """Manifest of the bundle that a bundle's detector belongs to: mostly its own.
+
+    Raises
+    ------
+    BundleError
+        The bundle that it names is not here, or has no detector of its own either.
+    """
+    if manifest.detector.get("kind") != LENT:
+        return manifest
+    name = str(manifest.detector["bundle"])
+    try:
+        found = read_manifest(find_bundle(name))
+    except BundleError as error:
+        raise BundleError(
+            f"bundle {manifest.name} has markers alone and takes its nuclei from bundle {name}, "
+            f"which cannot be had: {error} Or name a detector that is here with --detector."
+        ) from error
+    if found.detector.get("kind") == LENT:
+        raise BundleError(
+            f"bundle {manifest.name} takes its nuclei from bundle {name}, which has no detector of "
+            "its own; name one that has with --detector"
+        )
+    return found
+
+
+def compose(
+    base: BundleManifest, detector: str | Path | None = None
+) -> tuple[BundleManifest, BundleManifest]:
+    """Put another bundle's detector in the place of a bundle's own, or where it has none.
 
     Parameters
     ----------
     base : BundleManifest
-    detector : str or Path
-        As `find_detector` takes it.
+    detector : str or Path, optional
+        As `find_detector` takes it; None: the one that the bundle names, or its own.
 
     Returns
     -------
@@ -79,7 +113,13 @@ def compose(base: BundleManifest, detector: str | Path) -> tuple[BundleManifest,
     BundleError
         It cannot be found, or `base` reads its markers off its own detector.
     """
-    source = read_manifest(find_detector(detector))
+    lent = base.detector.get("kind") == LENT
+    if detector is None:
+        source = lending(base)
+        return (_with(base, source, base.name, base.summary), source) if lent else (base, base)
+    source = lending(read_manifest(find_detector(detector)))
+    if lent and source.name == base.detector["bundle"]:
+        return _with(base, source, base.name, base.summary), source
     own = base.detector.get("file"), source.detector.get("file")
     if base.detector.get("kind") == source.detector.get("kind") and (
         base.files.get(str(own[0])) == source.files.get(str(own[1]))
@@ -91,12 +131,18 @@ def compose(base: BundleManifest, detector: str | Path) -> tuple[BundleManifest,
             "detector's features; choose a --bundle whose markers fit any nuclei, such as "
             f"{DEFAULT_BUNDLE}"
         )
-    both = hashlib.sha256(f"{base.sha256}\n{source.sha256}".encode()).hexdigest()
-    composed = replace(
+    name = f"{base.name} with the detector of {source.name}"
+    summary = f"nuclei by the detector of {source.name}; markers as {base.name}"
+    return _with(base, source, name, summary), source
+
+
+def _with(base: BundleManifest, source: BundleManifest, name: str, summary: str) -> BundleManifest:
+    """A bundle's markers with another's detector."""
+    return replace(
         base,
-        name=f"{base.name} with the detector of {source.name}",
-        summary=f"nuclei by the detector of {source.name}; markers as {base.name}",
-        sha256=both,
+        name=name,
+        summary=summary,
+        sha256=hashlib.sha256(f"{base.sha256}\n{source.sha256}".encode()).hexdigest(),
         detector=source.detector,
         detector_from={
             "name": source.name,
@@ -105,7 +151,6 @@ def compose(base: BundleManifest, detector: str | Path) -> tuple[BundleManifest,
             "sha256": source.sha256,
         },
     )
-    return composed, source
 
 
 def used_manifest(bundle: str | Path, detector: str | Path | None = None) -> BundleManifest:
@@ -116,5 +161,4 @@ def used_manifest(bundle: str | Path, detector: str | Path | None = None) -> Bun
     BundleError
         As `compose` and `read_manifest`.
     """
-    base = read_manifest(find_bundle(bundle))
-    return base if detector is None else compose(base, detector)[0]
+    return compose(read_manifest(find_bundle(bundle)), detector)[0]

@@ -160,9 +160,9 @@ def load_bundle(
     manifest = read_manifest(find_bundle(name_or_folder))
     verify_files(manifest)
     device = torch.device(device)
-    source = manifest
-    if detector is not None:
-        manifest, source = compose(manifest, detector)
+    own = manifest
+    manifest, source = compose(own, detector)
+    if source is not own:
         verify_files(source)
     finder = _build_detector(source, manifest.mpp, device, autocast, runtime)
     markers = _build_markers(manifest, device, autocast, runtime)

@@ -79,6 +79,15 @@ class HoVerNetTable:
 
 @table
 @dataclass(frozen=True)
+class LentTable:
+    """``[detector]`` of another bundle, by its name: this one has markers alone."""
+
+    kind: Literal["bundle"]
+    bundle: Annotated[Text, AfterValidator(_folder_name)]
+
+
+@table
+@dataclass(frozen=True)
 class PatchTable:
     """``[classifier]`` that reads patches, one by one or (``dense``) a tile at once.
 
@@ -184,7 +193,9 @@ class BundleFile:
     panel: Text
     mpp: Mpp
     files: dict[Weights, Sha256]
-    detector: Annotated[StarDistTable | HoVerNetTable, Field(discriminator="kind")]
+    detector: Annotated[
+        StarDistTable | HoVerNetTable | LentTable, Field(discriminator="kind")
+    ]  # fmt: skip
     classifier: Annotated[
         PatchTable | FeatureTable | TwoScaleTable, Field(discriminator="kind")
     ]  # fmt: skip
@@ -216,6 +227,11 @@ def read_file(
     """
     file = validated(BundleFile, dict(values), problems)
     problems += _not_hashed(values)
+    if file and isinstance(file.detector, LentTable) and isinstance(file.classifier, FeatureTable):
+        problems.append(
+            'detector.kind = "bundle": the markers of a classifier of kind "feature" are read off '
+            "the bundle's own detector; add that"
+        )
     tables = values.get("marker")
     if "panel" not in values or not isinstance(tables, list):
         return file, None, ()

@@ -74,6 +74,8 @@ def info(bundle: Annotated[str, BUNDLE]) -> None:
     )
     console.print(f"{escape(str(folder))}, {escape(manifest.licence)}, sha256 {manifest.sha256}",
                   soft_wrap=True)  # fmt: skip
+    if lender := manifest.detector.get("bundle"):
+        console.print(f"Markers alone: nuclei are found by the detector of {escape(lender)}.")
     if manifest.is_simulated:
         console.print("[bold yellow]Warning:[/] trained on SIMULATED slides; on real tissue its "
                       "marker probabilities say nothing.")  # fmt: skip

@@ -137,7 +137,8 @@ def _draw(axes: Axes, values: NDArray[np.float64], gate: Gate, name: str) -> Non
         axes.axvline(10**bound, color="black", linewidth=0.8)
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_ylim(bottom=0.7)
+    # Above the bars there is room for the legend.
+    axes.set_ylim(0.7, 10 * max(float(heights.max()), 1.0))
     axes.set_xlabel("mean intensity" + ("" if gate.af is None else " without autofluorescence"))
     axes.set_ylabel("cells for equal widths" if whole else "cells")
     axes.set_title(name, loc="left")

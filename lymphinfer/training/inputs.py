@@ -10,8 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lymphinfer.bundles.registry import find_bundle
-from lymphinfer.bundles.schema import read_manifest
+from lymphinfer.bundles.composing import used_manifest
 from lymphinfer.errors import BundleError, DataError
 from lymphinfer.markers.hovernet import backbone_config, side_problem
 from lymphinfer.markers.nucleus_encoder import CONFIG as ENCODER_CONFIG
@@ -187,7 +186,7 @@ def network_problems(config: RetrainConfig) -> list[str]:
 def detector_problems(config: RetrainConfig) -> list[str]:
     """Find whether the bundle whose detector is to be copied cannot be used."""
     try:
-        read_manifest(find_bundle(config.bundle.detector))
+        used_manifest(config.bundle.detector)
     except BundleError as error:
         return [f"[bundle] detector: {error}"]
     return []

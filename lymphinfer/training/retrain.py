@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lymphinfer.bundles.registry import find_bundle
+from lymphinfer.bundles.composing import used_manifest
 from lymphinfer.bundles.schema import MANIFEST, BundleManifest, read_manifest
 from lymphinfer.training.bundle import CARD, make_bundle, stored_precision
 from lymphinfer.training.calibrate import calibrate, read_calibration, write_calibration
@@ -132,7 +132,7 @@ def retrain(
     main = accelerator.is_main_process
     ledger = Ledger(folder)
     inputs = open_inputs(cohort, gates, config)
-    base = read_manifest(find_bundle(config.bundle.detector)).sha256
+    base = used_manifest(config.bundle.detector).sha256
     whole = digest(inputs.fingerprint(), _settings(config), base, out.name, command)
     if ledger.is_done("bundle", whole) and (out / MANIFEST).exists() and (out / CARD).exists():
         say(f"{out}: everything is done; nothing has changed since")

@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from lymphinfer.bundles.composing import lending
 from lymphinfer.bundles.registry import list_bundles
 from lymphinfer.bundles.schema import read_manifest
 from lymphinfer.errors import BundleError
@@ -106,7 +107,10 @@ def _start(model: ModelConfig, config: ClassifierConfig) -> tuple[MarkerClassifi
 def _detector_of(bundle: str) -> str:
     """Weight file of the detector of a bundle that is here; empty where it is not."""
     folder = list_bundles().get(bundle)
-    return "" if folder is None else str(folder / str(read_manifest(folder).detector["file"]))
+    if folder is None:
+        return ""
+    source = lending(read_manifest(folder))
+    return str(source.folder / str(source.detector["file"]))
 
 
 def load_backbone(backbone: nn.Module, path: Path) -> None:

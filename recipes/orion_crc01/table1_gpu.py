@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
 import time
 from dataclasses import asdict, dataclass, field
@@ -91,7 +92,9 @@ class Run:
     drawn: dict[tuple[str, int, int], Sets] = field(default_factory=dict)
 
     def share(self, seconds: float) -> float:
-        """Seconds that a share of the plan has of what is left."""
+        """Seconds that a share of the plan has of what is left; endless in a rehearsal."""
+        if self.bench.most_steps:
+            return math.inf
         planned = sum(row.seconds for row in self.todo)
         backbones = {row.backbone for row in self.todo if row.pretrained} - set(self.begun_with)
         planned += sum(KINDS[name].first for name in backbones)
@@ -124,7 +127,6 @@ class Run:
         """Weights of a backbone that has seen tissue, and what that took."""
         if backbone not in self.begun_with:
             kind = self.kind(backbone)
-            until = time.perf_counter() + self.share(kind.first)
             config = ClassifierConfig(
                 PRETRAINED_ON, backbone, False, HIDDEN, PATCH_PX, INPUT_PX // PATCH_PX
             )
@@ -132,7 +134,13 @@ class Run:
             index = np.flatnonzero(split_of(self.slide) == "train")
             soft = soft_labels(self.slide, PRETRAINED_ON)[index]
             fitted = self.bench.fit(
-                net, index, soft, until=until, batch=kind.batch, rate=kind.rate[0], soft=True
+                net,
+                index,
+                soft,
+                seconds=self.share(kind.first),
+                batch=kind.batch,
+                rate=kind.rate[0],
+                soft=True,
             )
             state = {k: v.clone() for k, v in net.backbones[0].state_dict().items()}
             self.begun_with[backbone] = state, fitted
@@ -143,14 +151,13 @@ class Run:
         """Train and measure a row."""
         panel, kind = PANELS[row.panel], self.kind(row.backbone)
         first = self.begin(row.backbone) if row.pretrained else None
-        ends = time.perf_counter() + self.share(row.seconds)
         labels, sets = self.labels(panel), self.sets(panel, kind)
         weights = positive_weights(labels[sets.train], panel.names) if row.weighted else None
         heads = [panel.names] if row.multitask else [(name,) for name in panel.names]
         told = {"val": sets.val, "test": sets.test}
         found: dict[str, list[NDArray[np.float32]]] = {name: [] for name in told}
         fits, parameters = [], 0
-        for number, markers in enumerate(heads):
+        for markers in heads:
             config = ClassifierConfig(
                 markers, row.backbone, False, HIDDEN, row.patch_px, row.enlarge
             )
@@ -159,15 +166,14 @@ class Run:
                 net.backbones[0].load_state_dict(first[0])
             parameters += sum(p.numel() for p in net.parameters())
             telling = sum(self.bench.seconds_to_tell(net, index) for index in told.values())
-            now = time.perf_counter()
-            until = now + (ends - now) / (len(heads) - number) - telling
+            seconds = self.share(row.seconds) / len(heads) - telling
             columns = [panel.index(name) for name in markers]
             fits.append(
                 self.bench.fit(
                     net,
                     sets.train,
                     labels[sets.train][:, columns],
-                    until=until,
+                    seconds=seconds,
                     batch=kind.batch,
                     rate=kind.rate[1 if row.pretrained else 0],
                     weights=None if weights is None else weights[columns],
@@ -272,8 +278,6 @@ def run(arguments: argparse.Namespace) -> Run:
         slide, bench, arguments.out, BEGAN + arguments.seconds, list(rows),
         arguments.cells, arguments.batch,
     )  # fmt: skip
-    if arguments.steps:
-        state.ends = float("inf")
     for row in rows:
         try:
             state.train(row)

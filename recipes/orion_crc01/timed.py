@@ -85,13 +85,15 @@ class Bench:
         index: NDArray[np.int64],
         labels: NDArray[np.floating] | NDArray[np.integer],
         *,
-        until: float,
+        seconds: float,
         batch: int,
         rate: float,
         weights: NDArray[np.float32] | None = None,
         soft: bool = False,
     ) -> Fitted:
-        """Train until a time on `time.perf_counter`'s clock, the rate falling to 0 by then.
+        """Train for a number of seconds, the rate falling to 0 by then.
+
+        The first step, in which the device chooses its kernels, is not in the time.
 
         Parameters
         ----------
@@ -100,7 +102,7 @@ class Bench:
             Cells of the slide.
         labels : ndarray, (N, M)
             1, 0 or -1 unknown; values in [0, 1] where `soft`.
-        until : float
+        seconds : float
         batch : int
         rate : float
             Highest learning rate.
@@ -127,10 +129,9 @@ class Bench:
         losses: list[Tensor] = []
         begun, steps = time.perf_counter(), 0
         while True:
-            now = time.perf_counter()
-            share = (now - begun) / max(until - begun, 1e-9)
+            share = (time.perf_counter() - begun) / max(seconds, 1e-9)
             if self.most_steps:
-                share = max(share, steps / self.most_steps)
+                share = steps / self.most_steps
             if share >= 1 and steps:
                 break
             for group in optimizer.param_groups:
@@ -154,8 +155,10 @@ class Bench:
                 event.record()
                 waiting.append(event.synchronize)
                 # Queued steps would still run when the time is over.
-                if len(waiting) > 2:
+                if len(waiting) > 2 or steps == 1:
                     waiting.pop(0)()
+            if steps == 1:
+                begun = time.perf_counter()
         if cuda:
             torch.cuda.synchronize(self.device)
         mean = float(torch.stack(losses[-50:]).mean())
