@@ -12,6 +12,11 @@ if os.environ.get("PYTEST_XDIST_WORKER"):
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
+
+# Neither an example nor their making is timed: it says how busy the machine is.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

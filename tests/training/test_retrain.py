@@ -120,10 +120,11 @@ torch.set_num_threads(1)
 from lymphinfer.training.config_file import parse_config
 from lymphinfer.training.retrain import retrain
 cohort, gates, config, out = map(Path, sys.argv[1:5])
-writes = itertools.count(1)
+name, number = sys.argv[5], int(sys.argv[6])
+events = itertools.count(1)
 def die(event, values):
-    name = values[0] if event == "open" and values[2] & (os.O_WRONLY | os.O_RDWR) else ""
-    if str(name).startswith(str(out)) and next(writes) == int(sys.argv[5]):
+    writes = event == "os.rename" or (event == "open" and values[2] & (os.O_WRONLY | os.O_RDWR))
+    if writes and name in str(values) and next(events) == number:
         os.kill(os.getpid(), signal.SIGKILL)
 sys.addaudithook(die)
 settings = parse_config(tomllib.loads(config.read_text()))
@@ -137,11 +138,12 @@ def test_kill_9_again_and_again_ends_in_the_same_bundle(case, trained, tmp_path)
     config.write_text(tomli_w.dumps(case.config.to_dict()))
     command = [sys.executable, "-c", SCRIPT, *map(str, (case.cohort, case.gates, config, out))]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    # Dead as it opens a file to write: the first, and some later ones of what is left to do.
-    for writes in (1, 12, 40, 3):
-        done = subprocess.run([*command, str(writes)], env=environment)
-        assert done.returncode == -signal.SIGKILL
-    assert subprocess.run([*command, "0"], env=environment).returncode == 0
+    # Dead at such an opening or renaming of a file to write, in each stage.
+    for name, number in (("zarr.json", 7), ("state.safetensors", 4), ("calibration.json", 2),
+                         ("CARD.md", 2)):  # fmt: skip
+        done = subprocess.run([*command, name, str(number)], env=environment)
+        assert done.returncode == -signal.SIGKILL, name
+    assert subprocess.run([*command, "nothing", "0"], env=environment).returncode == 0
     assert digests(out) == digests(trained.bundle.folder)
 
 
