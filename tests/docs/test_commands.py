@@ -77,6 +77,7 @@ NOT_OURS: dict[str, str] = {
     "lymphinfer-env/bin/python -m pip install .": "network",
     "sbatch examples/cluster/slurm_array.sh slides/ results/": "SLURM",
     "python -m recipes.orion_crc01.cohort --slide orion-crc01/ --out crc01/": "needs the tiles",
+    "recipes/orion_crc01/run.sh orion-crc01/ crc01-run/ crc01-paper": "needs the tiles",
     "dask scheduler": "runs until it is stopped",
     "dask worker tcp://host:8786 --nthreads 1 --resources GPU=1": "a scheduler elsewhere",
 }
