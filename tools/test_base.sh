@@ -19,7 +19,7 @@ from lymphinfer.simulate.slide import write_demo_slide
 
 write_demo_slide(Path("slide.svs"), size_px=(1024, 768))
 END
-for bundle in he-v2 he-v1-fast he-v1 sim-orion-v1; do
+for bundle in he-v2 he-v1-fast he-v1 crc01-paper-v1 sim-orion-v1; do
     echo "$ lymphinfer predict slide.svs --bundle $bundle"
     file=$("$lymphinfer" predict slide.svs --bundle "$bundle" --out "$bundle" 2>"$bundle.log") ||
         { cat "$bundle.log"; exit 1; }

@@ -93,7 +93,7 @@ def main() -> None:
         figure_2(slide, work / "2.png")
         as_jpeg(work / "2.png", words.out / "crc01-gates.jpg", 1100)
         figure_4(slide, words.run, work / "4.png", work)
-        as_jpeg(work / "4.png", words.out / "crc01-calls.jpg", 1800)
+        as_jpeg(work / "4.png", words.out / "crc01-calls.jpg", 1500)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from recipes.orion_crc01.cells import blocks, labels_of, population
 from recipes.orion_crc01.tables import PAGE, tables_of, with_tables
 
 RESULT = Path(__file__).with_suffix(".json")
+FAR = Path(__file__).with_name("far_panels.json")
 REPLICATES = 300
 
 
@@ -146,8 +147,9 @@ def main() -> None:
             file.write((json.dumps(document, indent=1) + "\n").encode())
         return
     results = json.loads(arguments.results.read_text("utf-8"))
+    far = json.loads(FAR.read_text("utf-8"))
     page = arguments.page.read_text("utf-8")
-    arguments.page.write_text(with_tables(page, tables_of(results)), "utf-8")
+    arguments.page.write_text(with_tables(page, tables_of(results, far)), "utf-8")
 
 
 if __name__ == "__main__":

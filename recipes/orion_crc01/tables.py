@@ -13,13 +13,16 @@ from recipes.orion_crc01.plan import HOVERNET
 
 PAGE = Path(__file__).parents[2] / "docs" / "table-1-on-crc01.md"
 PAPER_PX_UM = 0.325
+LEAST_STEPS = 30
+"""A network that was trained for fewer steps says nothing of its setting."""
 _MARK = re.compile(r"(<!-- table: (?P<name>[a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 Results = Mapping[str, Any]
 
 
-def tables_of(results: Results) -> dict[str, str]:
-    """Tables by name, as Markdown."""
+def tables_of(results: Results, far: Results) -> dict[str, str]:
+    """Tables by name, as Markdown, of `table1` and `far_panels`."""
     return {
+        "far": far_scale(far),
         "table-1": table_1(results),
         "wbce": wbce(results),
         "sizes": sizes(results),
@@ -45,6 +48,11 @@ def with_tables(page: str, tables: Mapping[str, str]) -> str:
 
 def _group(results: Results, group: str) -> list[dict[str, Any]]:
     return [row for row in results["rows"] if row["group"] == group and "metrics" in row]
+
+
+def too_short(row: Mapping[str, Any]) -> bool:
+    """Whether any of a row's networks has hardly been trained."""
+    return min(fit["steps"] for fit in row["fits"]) < LEAST_STEPS
 
 
 def paper_row(row: Mapping[str, Any]) -> PaperRow | None:
@@ -85,6 +93,8 @@ def table_1(results: Results) -> str:
         for i, name in enumerate(names):
             m = row["metrics"][name]
             own = f"**{_two(m['auroc'][0])} / {_two(m['balanced_accuracy'][0])}**"
+            if too_short(row):
+                own = "-"
             theirs = "" if paper is None else " ({:.2f} / {:.2f})".format(*paper.cells[i])
             cells.append(own + theirs)
         marks = ["x" if row[key] else "" for key in ("weighted", "multitask")]
@@ -103,7 +113,7 @@ def wbce(results: Results) -> str:
             r for r in table if r["weighted"]
             and (r["backbone"], r["multitask"]) == (row["backbone"], row["multitask"])
         ]  # fmt: skip
-        if not twin:
+        if not twin or too_short(row) or too_short(twin[0]):
             continue
         paper, weighted = paper_row(row), paper_row(twin[0])
         cells = []
@@ -144,6 +154,15 @@ def panels(results: Results) -> str:
     return _lines(header, body)
 
 
+def far_scale(far: Results) -> str:
+    """AUROC by the far scale of a shipped bundle."""
+    body = [
+        [name, _with_interval(m["auroc"]), f"{m['positive']:,} / {m['negative']:,}"]
+        for name, m in far["markers"].items()
+    ]
+    return _lines(["marker", f"AUROC, {far['bundle']}", "positive / negative"], body)
+
+
 def bundle(results: Results) -> str:
     """The row that ships."""
     body = [
@@ -161,7 +180,7 @@ def training(results: Results) -> str:
     body = []
     for row in results["rows"]:
         if "failed" in row:
-            body.append([f"`{row['key']}`", "failed", "", "", ""])
+            body.append([f"`{row['key']}`", "failed", "", "", "", ""])
             continue
         fits, first = row["fits"], row["first"]
         body.append(
@@ -170,8 +189,16 @@ def training(results: Results) -> str:
                 f"{row['parameters'] / 1e6:.1f}M",
                 "" if first is None else f"{first['patches']:,} in {first['seconds']:.0f} s",
                 f"{sum(f['patches'] for f in fits):,} in {sum(f['seconds'] for f in fits):.0f} s",
+                ", ".join(str(f["steps"]) for f in fits),
                 f"{row['test_cells']:,}",
             ]
         )
-    header = ["row", "weights", "first training, patches", "its own, patches", "test cells"]
+    header = [
+        "row",
+        "weights",
+        "first training, patches",
+        "its own, patches",
+        "steps",
+        "test cells",
+    ]
     return _lines(header, body)

@@ -122,13 +122,13 @@ def test_a_child_that_is_called_where_its_parent_is_not_is_refused(pointed):
         read_manifest(pointed)
 
 
-@pytest.mark.parametrize("name", ["he-v1", "he-v1-fast", "he-v2", "sim-orion-v1"])
+@pytest.mark.parametrize("name", ["he-v1", "he-v1-fast", "he-v2", "crc01-paper-v1", "sim-orion-v1"])
 def test_no_shipped_bundle_claims_a_stain_that_it_has_not_seen(name):
     markers = tomllib.loads((find_bundle(name) / "bundle.toml").read_text())["marker"]
     words = {m["name"]: m["evidence"] for m in markers}
     if name == "sim-orion-v1":
         assert set(words.values()) == {"simulated"}
-    elif name == "he-v2":
+    elif name in ("he-v2", "crc01-paper-v1"):
         assert set(words.values()) == {"stain"}
         assert {m["patients"] for m in markers} == {1}
         assert "One patient" in (find_bundle(name) / "CARD.md").read_text()

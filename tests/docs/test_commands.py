@@ -90,6 +90,7 @@ NOT_OURS: dict[str, str] = {
     "/project/results": "Apptainer",
     "snakemake -s examples/workflow/Snakefile --cores 4 --config slides=slides "
     "out=results": "an engine",
+    "recipes/orion_crc01/run.sh orion-crc01/ crc01-run/ crc01-paper": "needs the tiles",
     "dask scheduler": "runs until it is stopped",
     "dask worker tcp://host:8786 --nthreads 1 --resources GPU=1": "a scheduler elsewhere",
 }

@@ -9,17 +9,28 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from lymphinfer.batch.single import predict_slide
+from lymphinfer.bundles.evidence import Evidence
+from lymphinfer.bundles.registry import find_bundle
+from lymphinfer.bundles.schema import read_manifest
 from lymphinfer.markers.patches import cut_patches
 from lymphinfer.panel import PANELS
+from lymphinfer.predict.settings import PredictSettings
 from recipes.he.crc01 import read_slide
-from recipes.orion_crc01 import cells, plan, table1_gpu
+from recipes.orion_crc01 import cells, plan, table1, table1_gpu
+from recipes.orion_crc01.bundle import make_bundle
 from recipes.orion_crc01.device_slide import DeviceSlide, change_stain
 from recipes.orion_crc01.plan import Kind, Row
-from recipes.orion_crc01.table1 import measure_run
+from recipes.orion_crc01.table1 import RESULT, measure_run
 from recipes.orion_crc01.tables import PAGE, paper_row, tables_of, with_tables
+from tests.predict.conftest import disc_bundle, disc_slide
 from tests.recipes.made_slide import write_slide
 
+__all__ = ["disc_bundle", "disc_slide"]
+
 TINY = "test_resnet"
+FAR = {"bundle": "far", "markers": {"CD20": {"auroc": [0.9, 0.8, 0.95], "positive": 3,
+                                             "negative": 9}}}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -94,9 +105,12 @@ def test_every_row_is_trained_measured_and_in_a_table(results):
         assert set(row["metrics"]) == set(PANELS[row["panel"]].names)
         assert all(f["steps"] == 12 for f in row["fits"])
         assert len(row["fits"]) == (1 if row["multitask"] else 4)
-    tables = tables_of(results)
-    assert tables["table-1"].count("| tiny |") == 4
-    assert tables["wbce"].count("→") == 8
+    tables = tables_of(results, FAR)
+    # Twelve steps are too few to say anything.
+    assert tables["table-1"].count("| tiny |") == 4 and "→" not in tables["wbce"]
+    for row in results["rows"]:
+        row["fits"] = [{**fit, "steps": 40} for fit in row["fits"]]
+    assert tables_of(results, FAR)["wbce"].count("→") == 8
     assert "CD163" in tables["panels"] and "| 18 | 14 |" in tables["sizes"]
 
 
@@ -120,7 +134,7 @@ def test_a_row_that_fails_does_not_take_the_others_with_it(folder, monkeypatch):
         table1_gpu.parse([str(w) for w in (*words, "--steps", "1", "--rows", "size,panel")])
     )
     assert ["failed" in row for row in state.rows] == [True, False]
-    assert "failed" in tables_of({"rows": state.rows[:1]})["training"]
+    assert "failed" in tables_of({"rows": state.rows[:1]}, FAR)["training"]
 
 
 def test_the_paper_has_twelve_of_the_rows():
@@ -130,6 +144,35 @@ def test_the_paper_has_twelve_of_the_rows():
 
 
 def test_the_page_has_the_tables_of_the_measured_rows():
-    results = json.loads((PAGE.parents[1] / "recipes/orion_crc01/table1.json").read_text("utf-8"))
+    results, far = (json.loads(path.read_text("utf-8")) for path in (RESULT, table1.FAR))
     page = PAGE.read_text("utf-8")
-    assert with_tables(page, tables_of(results)) == page
+    assert with_tables(page, tables_of(results, far)) == page
+
+
+def test_a_run_becomes_a_bundle_that_predicts_with_the_detector_that_it_names(
+    folder, run, disc_bundle, disc_slide, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("LYMPHINFER_WEIGHTS", str(disc_bundle.parent))
+    slide = read_slide(folder / "slide")
+    made = make_bundle(slide, run, tmp_path / "paper", detector=disc_bundle.name)
+    assert {(m.evidence, m.patients) for m in made.markers} == {(Evidence.STAIN, 1)}
+    card = (tmp_path / "paper" / "CARD.md").read_text("utf-8")
+    assert "**One patient**" in card and disc_bundle.name in card and "28 px at 1.3" in card
+    found = predict_slide(
+        disc_slide[0], tmp_path / "out",
+        settings=PredictSettings(bundle=str(tmp_path / "paper"), device="cpu"),
+    )  # fmt: skip
+    assert found.n_nuclei > 100 and set(found.summary["markers"]) == set(made.panel.names)
+    assert found.summary["bundle"]["detector"]["name"] == disc_bundle.name
+    assert any(f"detector of {disc_bundle.name}" in text for text in found.summary["warnings"])
+
+
+def test_the_bundle_that_ships_is_of_the_paper_s_form_and_says_what_it_rests_on():
+    manifest = read_manifest(find_bundle("crc01-paper-v1"))
+    network = manifest.classifier["network"]
+    assert network["patch_px"] * network["enlarge"] == 112 and not network["independent"]
+    assert network["patch_px"] * manifest.patch_mpp == pytest.approx(36, abs=1)
+    row = next(r for r in json.loads(RESULT.read_text("utf-8"))["rows"] if r["key"] == "bundle")
+    for marker in manifest.markers:
+        known = row["metrics"][marker.name]["auroc"]
+        assert (marker.auroc, *marker.auroc_interval) == pytest.approx(known, abs=0.004)
