@@ -20,7 +20,7 @@ Labels = NDArray[np.int8]
 FEWEST = 20
 """Nuclei of each class that a marker is taught with, at least."""
 FEWEST_GROUPS = 3
-STRENGTHS = (0.0, 1e-2, 1e-1, 3e-1)
+STRENGTHS = (0.0, 1e-3, 1e-2, 1e-1)
 """Inverse regularisation of the features' weights; 0 learns none, only what the logit is worth."""
 FOLDS = 5
 _DRAWS = 500
