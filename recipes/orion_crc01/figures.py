@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+from lymphinfer.training.figure import draw_figure
 from PIL import Image
 
 from lymphinfer.orion.celltable import CellTable
@@ -22,7 +23,6 @@ from lymphinfer.orion.gates import Gates, SlideGates
 from lymphinfer.orion.gates_file import write_gates
 from lymphinfer.panel import TCELL_PANEL
 from lymphinfer.training.config import DataConfig, RetrainConfig
-from lymphinfer.training.figure import draw_figure
 from lymphinfer.training.inputs import make_stores, open_inputs, open_split
 from lymphinfer.training.scorer import trained_scorer
 from recipes.he.crc01 import MPP, TiledSlide, read_slide
