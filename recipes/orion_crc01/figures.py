@@ -13,7 +13,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from lymphinfer.training.figure import draw_figure
 from PIL import Image
 
 from lymphinfer.orion.celltable import CellTable
@@ -22,6 +21,7 @@ from lymphinfer.orion.figure import draw_gates, save_figure
 from lymphinfer.orion.gates import Gates, SlideGates
 from lymphinfer.orion.gates_file import write_gates
 from lymphinfer.panel import TCELL_PANEL
+from lymphinfer.paper.figure4 import draw_figure
 from lymphinfer.training.config import DataConfig, RetrainConfig
 from lymphinfer.training.inputs import make_stores, open_inputs, open_split
 from lymphinfer.training.scorer import trained_scorer
@@ -72,8 +72,8 @@ def figure_4(slide: TiledSlide, run: Path, path: Path, work: Path) -> None:
 
 def as_jpeg(png: Path, path: Path, width: int) -> None:
     """A PNG as a JPEG no wider than `width` px."""
-    with Image.open(png) as image:
-        image = image.convert("RGB")
+    with Image.open(png) as opened:
+        image = opened.convert("RGB")
         if image.width > width:
             image = image.resize((width, round(image.height * width / image.width)))
         image.save(path, quality=QUALITY, optimize=True)
