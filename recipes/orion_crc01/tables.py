@@ -52,7 +52,7 @@ def _group(results: Results, group: str) -> list[dict[str, Any]]:
 
 def too_short(row: Mapping[str, Any]) -> bool:
     """Whether any of a row's networks has hardly been trained."""
-    return min(fit["steps"] for fit in row["fits"]) < LEAST_STEPS
+    return bool(min(fit["steps"] for fit in row["fits"]) < LEAST_STEPS)
 
 
 def paper_row(row: Mapping[str, Any]) -> PaperRow | None:
