@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -165,6 +170,26 @@ def test_a_run_becomes_a_bundle_that_predicts_with_the_detector_that_it_names(
     assert found.n_nuclei > 100 and set(found.summary["markers"]) == set(made.panel.names)
     assert found.summary["bundle"]["detector"]["name"] == disc_bundle.name
     assert any(f"detector of {disc_bundle.name}" in text for text in found.summary["warnings"])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell script")
+def test_one_command_gives_each_step_what_it_knows(tmp_path):
+    told = tmp_path / "told.txt"
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nprintf "%s\\n" "$*" >> "{told}"\n')
+    python.chmod(0o755)
+    (tmp_path / "slide" / "CD45").mkdir(parents=True)
+    script = Path(table1.__file__).with_name("run.sh")
+    words = [script, tmp_path / "slide", tmp_path / "run", tmp_path / "made", "cpu", "60"]
+    subprocess.run(list(map(str, words)), check=True, env={**os.environ, "PYTHON": str(python)})
+    steps = [line.split() for line in told.read_text().splitlines()]
+    assert [s[1].rpartition(".")[2] for s in steps] == [
+        "table1_gpu", "table1", "bundle", "figures", "lymphinfer",
+    ]  # fmt: skip
+    for _, module, *rest in steps[:-1]:
+        source = Path(importlib.util.find_spec(module).origin).read_text("utf-8")
+        assert all(f'"{word}"' in source for word in rest if word.startswith("--"))
+    assert steps[-1][2:] == ["weights", "info", str(tmp_path / "made")]
 
 
 def test_the_bundle_that_ships_is_of_the_paper_s_form_and_says_what_it_rests_on():
