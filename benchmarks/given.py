@@ -2,7 +2,7 @@
 
     python benchmarks/given.py ../shared/data/slides/CMU-1-Small-Region.svs --bundle he-v2
 
-Predicts the slide, gives the file for QuPath back as nuclei, and compares each one's probabilities.
+Predicts the slide, gives the file for QuPath back as nuclei, and compares their probabilities.
 """
 
 from __future__ import annotations

@@ -112,6 +112,7 @@ def teach_marker(
     *,
     now: F32,
     threshold: float,
+    above: F32 | None = None,
     around: tuple[F32, F32] | None = None,
     seed: int = 0,
 ) -> Taught:
@@ -131,6 +132,8 @@ def teach_marker(
         Probabilities of the bundle as it is.
     threshold : float
         From where it calls.
+    above : ndarray of float32, (N,), optional
+        Final probabilities of the parent, by which those of a conditional marker are multiplied.
     around : tuple of ndarray, (P, F) and (P,), optional
         Features and logits of all nuclei around, from which the real share of positives is
         estimated.
@@ -140,23 +143,25 @@ def teach_marker(
     -------
     Taught
     """
-    held_out, called = np.empty(len(labels)), np.empty(len(labels))
+    times = np.ones(len(labels)) if above is None else np.asarray(above, np.float64)
+    held_out, score, called = (np.empty(len(labels)) for _ in range(3))
     for train, test in _folds(labels, groups, FOLDS, seed):
         part = (features[train], logits[train], labels[train], groups[train])
         chosen = _strength(*part, seed)
         layer = _Layer.fit(*part[:3], chosen)
         held_out[test] = layer(features[test], logits[test])
         # Calibrated and cut as the bundle is, by what the fold has not told.
-        settled = _settled(_cross(*part, chosen, seed), part[2], layer, around)
-        cut = settled.points[DEFAULT_POINT].threshold
-        called[test] = settled.calibration(held_out[test]) >= cut
+        inner = _cross(*part, chosen, seed)
+        settled = _settled(inner, part[2], layer, times[train], around)
+        score[test] = settled.calibration(held_out[test]) * times[test]
+        called[test] = score[test] >= settled.points[DEFAULT_POINT].threshold
     strength = _strength(features, logits, labels, groups, seed)
     layer = _Layer.fit(features, logits, labels, strength)
-    settled = _settled(held_out, labels, layer, around)
+    settled = _settled(held_out, labels, layer, times, around)
     was = (now >= threshold).astype(float)
     draws = _draws(groups, seed)
     after = Quality(
-        _interval(_auroc, labels, held_out, draws), _interval(_balanced, labels, called, draws)
+        _interval(_auroc, labels, score, draws), _interval(_balanced, labels, called, draws)
     )
     before = Quality(
         _interval(_auroc, labels, now, draws), _interval(_balanced, labels, was, draws)
@@ -178,7 +183,7 @@ class _Settled:
 
 
 def _settled(
-    held_out: F64, labels: Labels, layer: _Layer, around: tuple[F32, F32] | None
+    held_out: F64, labels: Labels, layer: _Layer, above: F64, around: tuple[F32, F32] | None
 ) -> _Settled:
     """Calibration and points by held-out logits, at the share of positives around the nuclei."""
     own = float((labels == 1).mean())
@@ -188,7 +193,7 @@ def _settled(
         share, known = estimated_share(plain(layer(*around)), own), True
     weights = np.where(labels == 1, share / own, (1 - share) / (1 - own))
     calibration = fit_calibration(held_out, labels, weights)
-    points = operating_points(calibration(held_out), labels, weights)
+    points = operating_points(calibration(held_out) * above, labels, weights)
     return _Settled(calibration, points, share, known)
 
 
@@ -199,12 +204,7 @@ class _Layer:
     change: Change
 
     def __call__(self, features: F32, logits: F32) -> F64:
-        found: F64 = (
-            self.change.keep * np.asarray(logits, np.float64)
-            + np.asarray(features, np.float64) @ self.change.weights
-            + self.change.bias
-        )
-        return found
+        return self.change(features, logits)
 
     @classmethod
     def fit(cls, features: F32, logits: F32, labels: Labels, strength: float) -> _Layer:

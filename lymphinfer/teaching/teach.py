@@ -260,6 +260,7 @@ def teach_markers(found: Learned, layer: Teachable) -> tuple[list[Taught], list[
     labels = np.concatenate(found.labels)
     logits, logits_around = layer.logits(features), layer.logits(around)
     now = probabilities(layer, logits)
+    current = now.copy()
     calls = manifest.calls_at()
     taught, refused = [], []
     for i, marker in enumerate(panel.markers):
@@ -278,13 +279,21 @@ def teach_markers(found: Learned, layer: Teachable) -> tuple[list[Taught], list[
             refused.append(f"{marker.name}: {reason}")
             continue
         column, at = layer.learned.index(marker.name), calls[i]
-        taught.append(
-            teach_marker(
-                marker.name, features[rows], logits[rows, column], labels[rows, i], groups[rows],
-                now=now[rows, i], threshold=0.5 if at is None else at.threshold,
-                around=None if spec.is_conditional else (around, logits_around[:, column]),
-            )
-        )  # fmt: skip
+        below = spec.is_conditional and parent >= 0
+        made = teach_marker(
+            marker.name,
+            features[rows],
+            logits[rows, column],
+            labels[rows, i],
+            groups[rows],
+            now=now[rows, i],
+            threshold=0.5 if at is None else at.threshold,
+            above=current[rows, parent] if below else None,
+            around=None if below else (around, logits_around[:, column]),
+        )
+        taught.append(made)
+        new = made.calibration(made.change(features, logits[:, column]))
+        current[:, i] = new * current[:, parent] if below else new
     return taught, refused
 
 

@@ -40,6 +40,15 @@ class Change:
     weights: NDArray[np.float64]
     bias: float
 
+    def __call__(self, features: F32, logits: F32) -> NDArray[np.float64]:
+        """Logits (N,) instead of those that there are, by features (N, F)."""
+        found: NDArray[np.float64] = (
+            self.keep * np.asarray(logits, np.float64)
+            + np.asarray(features, np.float64) @ self.weights
+            + self.bias
+        )
+        return found
+
 
 @dataclass(frozen=True)
 class Teachable:

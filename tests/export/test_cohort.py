@@ -12,6 +12,7 @@ from lymphinfer.errors import ResultError
 from lymphinfer.export.report.batch import write_batch_report
 from lymphinfer.export.report.cohort import group_slides, read_grouping, write_tables
 from lymphinfer.export.report.slide import SlideReport
+from tests.export.browser import open_page
 from tests.export.results_made import made_nuclei, made_result, spread_centers
 from tests.export.test_report import Page
 
@@ -97,3 +98,21 @@ def test_a_table_that_does_not_fit_is_told(root, text, words):
 def test_a_column_without_a_table_is_told(root):
     done = CliRunner().invoke(app, ["report", str(root), "--by", "stage"])
     assert isinstance(done.exception, ResultError)
+
+
+def test_a_browser_shows_the_groups_and_asks_for_nothing(root):
+    reports = [SlideReport(r.folder / "report.html", r, "data:,", "") for r in results(root)]
+    grouping = read_grouping(table(root, ROWS), "stage")
+    path = write_batch_report(root, reports, figures=False, grouping=grouping)
+    with open_page(path) as (page, asked, said):
+        section = page.locator("section[aria-labelledby=groups]")
+        assert section.is_visible()
+        width = section.locator("img").evaluate("image => image.naturalWidth")
+        assert width > 400
+        rows = section.locator("tbody tr")
+        assert rows.count() == 8 and "CD45" in rows.first.inner_text()
+        # Nothing stands out of the page beside the table, which scrolls by itself.
+        assert page.evaluate("document.body.scrollWidth <= window.innerWidth")
+        page.screenshot(path=str(root / "cohort.png"), full_page=True)
+    assert said == []
+    assert all(url.startswith(("data:", "file:")) for url in asked)

@@ -326,3 +326,15 @@ def test_features_that_say_nothing_do_not_make_it_worse():
                          now=1 / (1 + np.exp(-logits)), threshold=0.5)  # fmt: skip
     assert found.after.auroc[0] > found.before.auroc[0] - 0.03
     assert found.gain[1] < 0 < found.gain[2]
+
+
+def test_a_marker_below_another_is_called_on_its_final_probability():
+    logits, labels = made_logits(300, 0.5, 4)
+    rng = np.random.default_rng(4)
+    nothing = np.zeros((300, 3), np.float32)
+    above = np.full(300, 0.6, np.float32)
+    found = teach_marker("CD3e", nothing, logits.astype(np.float32), labels,
+                         rng.integers(0, 20, 300), now=0.6 / (1 + np.exp(-logits)),
+                         threshold=0.3, above=above)  # fmt: skip
+    assert found.points["precise"].threshold <= 0.6
+    assert found.after.balanced_accuracy[0] > 0.7
