@@ -72,8 +72,8 @@ def figure_4(slide: TiledSlide, run: Path, path: Path, work: Path) -> None:
 
 def as_jpeg(png: Path, path: Path, width: int) -> None:
     """A PNG as a JPEG no wider than `width` px."""
-    with Image.open(png) as image:
-        image = image.convert("RGB")
+    with Image.open(png) as opened:
+        image: Image.Image = opened.convert("RGB")
         if image.width > width:
             image = image.resize((width, round(image.height * width / image.width)))
         image.save(path, quality=QUALITY, optimize=True)
