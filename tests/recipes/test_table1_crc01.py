@@ -68,7 +68,11 @@ def small():
 @pytest.fixture(scope="module")
 def run(folder):
     words = ["--slide", folder / "slide", "--out", folder / "run", "--device", "cpu"]
-    table1_gpu.run(table1_gpu.parse([str(w) for w in (*words, "--steps", "12", "--cells", "120")]))
+    table1_gpu.run(
+        table1_gpu.parse(
+            [str(w) for w in (*words, "--steps", "3", "--cells", "60", "--batch", "8")]
+        )
+    )
     return folder / "run"
 
 
@@ -111,10 +115,10 @@ def test_every_row_is_trained_measured_and_in_a_table(results):
     assert not any("failed" in row for row in results["rows"])
     for row in results["rows"]:
         assert set(row["metrics"]) == set(PANELS[row["panel"]].names)
-        assert all(f["steps"] == 12 for f in row["fits"])
+        assert all(f["steps"] == 3 for f in row["fits"])
         assert len(row["fits"]) == (1 if row["multitask"] else 4)
     tables = tables_of(results, FAR)
-    # Twelve steps are too few to say anything.
+    # Three steps are too few to say anything.
     assert tables["table-1"].count("| tiny |") == 4 and "→" not in tables["wbce"]
     for row in results["rows"]:
         row["fits"] = [{**fit, "steps": 40} for fit in row["fits"]]
