@@ -12,6 +12,7 @@ Evidence: stain, **one patient**.
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -141,10 +142,16 @@ def specs_of(
             scale=round(calibration.scale, 5),
             offset=round(calibration.offset, 5),
             auroc=round(m.auroc.value, 3),
-            auroc_interval=(round(m.auroc.low, 3), round(m.auroc.high, 3)),
+            auroc_interval=_interval(m),
         )
         for name, calibration, own, m in rows
     ]
+
+
+def _interval(m: MarkerMetrics) -> tuple[float, float] | None:
+    """None where cells of one tile alone were told."""
+    low, high = m.auroc.low, m.auroc.high
+    return None if math.isnan(low) else (round(low, 3), round(high, 3))
 
 
 def make_bundle(

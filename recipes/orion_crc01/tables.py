@@ -15,7 +15,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "table-1-on-crc01.md"
 PAPER_PX_UM = 0.325
 LEAST_STEPS = 30
 """A network that was trained for fewer steps says nothing of its setting."""
-_MARK = re.compile(r"(<!-- table: (?P<name>[a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_MARK = re.compile(r"(<!-- table: (?P<name>[a-z0-9-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 Results = Mapping[str, Any]
 
 

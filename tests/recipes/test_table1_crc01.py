@@ -22,7 +22,7 @@ from lymphinfer.markers.patches import cut_patches
 from lymphinfer.panel import PANELS
 from lymphinfer.predict.settings import PredictSettings
 from recipes.he.crc01 import read_slide
-from recipes.orion_crc01 import cells, plan, table1, table1_gpu
+from recipes.orion_crc01 import bundle, cells, plan, table1, table1_gpu
 from recipes.orion_crc01.bundle import make_bundle
 from recipes.orion_crc01.device_slide import DeviceSlide, change_stain
 from recipes.orion_crc01.plan import Kind, Row
@@ -59,13 +59,20 @@ def small():
             Row("panel-immune", "panel", TINY, 1, panel="immune"),
         )
         patch.setattr(table1_gpu, "ROWS", rows)
+        # As small as it is cut: what costs is the enlarged picture.
+        for module in (plan, table1_gpu, bundle):
+            patch.setattr(module, "INPUT_PX", 28)
         yield
 
 
 @pytest.fixture(scope="module")
 def run(folder):
     words = ["--slide", folder / "slide", "--out", folder / "run", "--device", "cpu"]
-    table1_gpu.run(table1_gpu.parse([str(w) for w in (*words, "--steps", "12")]))
+    table1_gpu.run(
+        table1_gpu.parse(
+            [str(w) for w in (*words, "--steps", "3", "--cells", "60", "--batch", "8")]
+        )
+    )
     return folder / "run"
 
 
@@ -108,10 +115,10 @@ def test_every_row_is_trained_measured_and_in_a_table(results):
     assert not any("failed" in row for row in results["rows"])
     for row in results["rows"]:
         assert set(row["metrics"]) == set(PANELS[row["panel"]].names)
-        assert all(f["steps"] == 12 for f in row["fits"])
+        assert all(f["steps"] == 3 for f in row["fits"])
         assert len(row["fits"]) == (1 if row["multitask"] else 4)
     tables = tables_of(results, FAR)
-    # Twelve steps are too few to say anything.
+    # Three steps are too few to say anything.
     assert tables["table-1"].count("| tiny |") == 4 and "→" not in tables["wbce"]
     for row in results["rows"]:
         row["fits"] = [{**fit, "steps": 40} for fit in row["fits"]]
@@ -136,7 +143,9 @@ def test_a_row_that_fails_does_not_take_the_others_with_it(folder, monkeypatch):
     monkeypatch.setattr(table1_gpu.Run, "train", fails)
     words = ["--slide", folder / "slide", "--out", folder / "failed", "--device", "cpu"]
     state = table1_gpu.run(
-        table1_gpu.parse([str(w) for w in (*words, "--steps", "1", "--rows", "size,panel")])
+        table1_gpu.parse(
+            [str(w) for w in (*words, "--steps", "1", "--cells", "60", "--rows", "size,panel")]
+        )
     )
     assert ["failed" in row for row in state.rows] == [True, False]
     assert "failed" in tables_of({"rows": state.rows[:1]}, FAR)["training"]
