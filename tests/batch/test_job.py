@@ -33,17 +33,21 @@ WHOLE, INSIDE = shapely.box(0, 0, 600, 500), shapely.box(100, 100, 400, 400)
 
 def every_field(root: Path, bundle: Path) -> Path:
     """A list with one slide that needs every column: no pixel size, the smaller of two images."""
-    large, small = np.full((700, 800, 3), 243, np.uint8), disc_image(600, 500)[0]
+    large, (small, centers) = np.full((700, 800, 3), 243, np.uint8), disc_image(600, 500)
     with tifffile.TiffWriter(root / "two.ome.tif", ome=True) as tif:
         for name, image in (("large", large), ("small", small)):
             tif.write(image, photometric="rgb", tile=(128, 128), compression="jpeg",
                       metadata={"axes": "YXS", "Name": name})  # fmt: skip
     write_annotations(root / "roi.geojson", (INSIDE, "Tumor"))
     write_annotations(root / "tissue.geojson", (WHOLE, "Tissue"))
+    write_annotations(root / "regions.geojson", (INSIDE, "Stroma"))
+    discs = [(shapely.Point(center).buffer(8), "disc") for center in centers]
+    write_annotations(root / "nuclei.geojson", *discs)
     table = root / "list.csv"
     table.write_text(
-        "slide,mpp,bundle,out,roi,tissue,series\n"
-        f"two.ome.tif,{MPP},{bundle},own,roi.geojson,tissue.geojson,small\n"
+        "slide,mpp,bundle,out,roi,tissue,series,nuclei,regions\n"
+        f"two.ome.tif,{MPP},{bundle},own,roi.geojson,tissue.geojson,small,nuclei.geojson,"
+        "regions.geojson\n"
     )
     return table
 
@@ -91,19 +95,24 @@ def test_every_field_of_a_job_reaches_the_work_in_every_place(name, disc_bundle,
     assert len(x) > 20 and shapely.contains_xy(INSIDE, x, y).all()
     assert found.summary["region"]["classes"] == ["Tumor"]
     assert found.summary["tissue"]["from"] == "annotations"
+    assert found.summary["nuclei_from"]["file"] == "nuclei.geojson"
+    assert "Stroma" in {row["class"] for row in found.summary["regions"]["rows"]}
     assert not list((tmp_path / "out").rglob(".lock"))
 
 
 def test_a_worker_in_another_folder_is_sent_whole_paths(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my-bundle").mkdir()
-    job = Job(Path("a.svs"), Path("out"), 0.25, "my-bundle", "r.json", "t.json", "1")
+    job = Job(Path("a.svs"), Path("out"), 0.25, "my-bundle", "r.json", "t.json", "1", "n.json",
+              "g.json")  # fmt: skip
     chosen = job.settings(PredictSettings(detector="stardist"))
     task = PlanTask(1, job.slide, job.folder, chosen).anchored()
     monkeypatch.chdir("/")
     sent = pickle.loads(pickle.dumps(task))
     assert (sent.path, sent.folder) == (tmp_path / "a.svs", tmp_path / "out")
-    for field, place in (("roi", "r.json"), ("tissue", "t.json"), ("bundle", "my-bundle")):
+    places = {"roi": "r.json", "tissue": "t.json", "bundle": "my-bundle", "nuclei": "n.json",
+              "regions": "g.json"}  # fmt: skip
+    for field, place in places.items():
         assert getattr(sent.settings, field) == str(tmp_path / place)
     assert (sent.settings.detector, sent.settings.mpp, sent.settings.series) == (
         "stardist", 0.25, "1",
