@@ -145,6 +145,8 @@ class Panel:
 
 # Colours of Okabe and Ito's palette: apart for colour-blind eyes too, and on H&E's pink and purple.
 _LEUKOCYTE = Marker("CD45", None, (240, 228, 66))
+LEUKOCYTE = _LEUKOCYTE.name
+"""Marker of every leukocyte, where a panel has it."""
 _T_CELL = Marker("CD3e", "CD45", (0, 158, 115))
 _HELPER = Marker("CD4", "CD3e", (86, 180, 233))
 _CYTOTOXIC = Marker("CD8a", "CD3e", (213, 94, 0))

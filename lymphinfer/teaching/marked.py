@@ -25,6 +25,7 @@ from lymphinfer.annotations.text import read_values
 from lymphinfer.bundles.schema import BundleManifest
 from lymphinfer.errors import AnnotationError
 from lymphinfer.markers.hierarchy import call_phenotypes
+from lymphinfer.panel import OTHER
 from lymphinfer.teaching.naming import ClassNames, listed
 
 
@@ -145,7 +146,8 @@ def read_marked(
         said = f" ({'; '.join(notes)})" if notes else ""
         raise AnnotationError(
             f"{path}: no named nucleus on the slide of {dimensions[0]} x {dimensions[1]} px{said}; "
-            "give nuclei classes such as CD45 and Other in QuPath, or say with --as what yours mean"
+            f"give nuclei classes such as {manifest.panel.names[0]} and {OTHER} in QuPath, or say "
+            "with --as what yours mean"
         )
     return Marked(path, tuple(marks), tuple(notes))
 

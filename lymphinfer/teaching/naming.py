@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lymphinfer.errors import AnnotationError
-from lymphinfer.panel import OTHER, Panel
+from lymphinfer.panel import LEUKOCYTE, OTHER, Panel
 
 SUGGESTED = "Suggested"
 """Class of what `suggest` asks about: no label until it has another."""
@@ -23,7 +23,6 @@ _OTHERS = frozenset(
      "epithelial", "epithelium", "epithelial cell", "neoplastic", "connective", "fibroblast",
      "endothelial", "muscle", "normal", "not immune", "non-immune")
 )  # fmt: skip
-_ROOT = "CD45"
 
 
 @dataclass(frozen=True)
@@ -55,8 +54,8 @@ class ClassNames:
         for word in dict.fromkeys((plain, plain.removesuffix("s"))):
             if word in _OTHERS:
                 return OTHER
-            if word in _LEUKOCYTES and _ROOT in self.panel.names:
-                return _ROOT
+            if word in _LEUKOCYTES and LEUKOCYTE in self.panel.names:
+                return LEUKOCYTE
         return None
 
     def labels(self, calls: Iterable[str]) -> NDArray[np.int8]:
@@ -96,8 +95,8 @@ def read_names(panel: Panel, texts: Iterable[str]) -> ClassNames:
         found = known.get(marker.strip().casefold())
         if not name.strip() or found is None:
             raise AnnotationError(
-                f"--as {text}: not a class and a marker; write it like 'Small dark=CD45' or "
-                f"'Blood vessel=Other'; the markers are {', '.join(panel.names)}"
+                f"--as {text}: not a class and a marker; write it like "
+                f"'Small dark={panel.names[0]}' or 'Blood vessel=Other'; the markers are {', '.join(panel.names)}"
             )
         own[name.strip().casefold()] = found
     return ClassNames(panel, own)

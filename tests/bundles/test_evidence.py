@@ -89,13 +89,13 @@ def test_a_point_that_a_bundle_lacks_is_named_beside_those_it_has(pointed):
 
 
 def test_what_is_written_reads_back_with_its_points_and_conditionals(pointed, tmp_path):
-    from lymphinfer.bundles.writing import _marker_table
+    from lymphinfer.bundles.writing import marker_table
 
     spec = replace(
         STAIN, patients=1, conditional=True,
         points={"precise": OperatingPoint(0.8, 0.9, 0.4), "balanced": OperatingPoint(0.4)},
     )  # fmt: skip
-    assert read_marker(_marker_table(spec), problems := []) == spec and not problems
+    assert read_marker(marker_table(spec), problems := []) == spec and not problems
     assert spec.is_conditional and not STAIN.is_conditional
 
 

@@ -94,7 +94,7 @@ def test_openvino_computes_the_same():
     tile = np.random.default_rng(0).integers(0, 256, (96, 112, 3), dtype=np.uint8)
     plain = StarDistDetector(net_of(), **common).infer(tile).dense
     fast = StarDistDetector(net_of(), **common, runtime="openvino").infer(tile).dense
-    for name in ("prob", "dist", "marker_logits"):
+    for name in ("prob", "dist", "marker_logit"):
         a, b = getattr(plain, name), getattr(fast, name)
         np.testing.assert_allclose(a, b, atol=2e-3, rtol=1e-3)
 

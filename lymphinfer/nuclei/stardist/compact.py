@@ -9,14 +9,14 @@ from typing import cast
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lymphinfer.nuclei.stardist.config import StarDistConfig
-from lymphinfer.nuclei.stardist.network import (
+from lymphinfer.nuclei.stardist.blocks import (
     TYPICAL_RADIUS_PX,
     ConvBlock,
     ResidualBlock,
     StarDistNet,
     StarDistOutput,
 )
+from lymphinfer.nuclei.stardist.config import StarDistConfig
 
 
 class CompactStarDistNet(StarDistNet):
