@@ -96,7 +96,8 @@ def read_names(panel: Panel, texts: Iterable[str]) -> ClassNames:
         if not name.strip() or found is None:
             raise AnnotationError(
                 f"--as {text}: not a class and a marker; write it like "
-                f"'Small dark={panel.names[0]}' or 'Blood vessel=Other'; the markers are {', '.join(panel.names)}"
+                f"'Small dark={panel.names[0]}' or 'Blood vessel=Other'; the markers are "
+                f"{', '.join(panel.names)}"
             )
         own[name.strip().casefold()] = found
     return ClassNames(panel, own)
