@@ -131,6 +131,7 @@ def test_a_slide_of_a_list_without_annotations_has_no_classes(disc_slide, disc_b
         read_limits(slide, asked)
 
 
+@pytest.mark.slow
 def test_the_report_is_made_on_the_way(disc_slide, disc_bundle, tmp_path):
     pytest.importorskip("matplotlib", reason="the extra `report` is not installed")
     roi = write_annotations(tmp_path / "a.geojson", (shapely.box(0, 0, 600, 600), "Tumor"))

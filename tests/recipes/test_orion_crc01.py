@@ -63,6 +63,7 @@ def test_images_and_table_share_a_frame(cohort):
         assert labels[y, x] == number
 
 
+@pytest.mark.slow
 def test_gates_are_proposed_where_most_cells_lie_at_the_floor_of_eight_bits(cohort, tmp_path):
     run("gate", "propose", cohort, "--gates", tmp_path / "gates.toml")
     run("gate", "show", cohort, "--gates", tmp_path / "gates.toml", "--out", tmp_path / "show")
@@ -91,6 +92,7 @@ def test_the_report_has_the_published_share_beside_the_proposed_one(cohort):
     assert first[4] == "0.192" and len(lines) == 6
 
 
+@pytest.mark.slow
 def test_another_panel_is_learned_bundled_as_one_patient_and_predicted(
     cohort, tmp_path, disc_bundle, disc_slide
 ):
