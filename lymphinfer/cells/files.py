@@ -124,6 +124,15 @@ def check_writable(folder: Path, longest: str) -> None:
         raise ResultError(f"{folder}: files can be made there but not removed ({error})") from error
 
 
+def sweep_temporaries(folder: Path) -> None:
+    """Remove what writers that were killed have left of their files in a folder.
+
+    Only for a folder that nobody else writes to: a file that is being written is swept too.
+    """
+    for left in folder.glob(".*.tmp"):
+        left.unlink(missing_ok=True)
+
+
 def temporary_beside(path: Path) -> Path:
     """Hidden ``.tmp`` name beside a file, unlike any other, that is not too long where it is not.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from lymphinfer.bundles.loading import load_bundle
 from lymphinfer.bundles.schema import BundleManifest, Evidence, MarkerSpec
 from lymphinfer.bundles.writing import write_bundle
-from lymphinfer.cells.files import atomic_write
+from lymphinfer.cells.files import atomic_write, sweep_temporaries
 from lymphinfer.errors import DataError
 from lymphinfer.markers.classifier import MarkerClassifier
 from lymphinfer.nuclei.hovernet.detector import HoVerNetDetector
@@ -139,4 +139,5 @@ def make_bundle(
     text = write_card(manifest, base.manifest, inputs, config, trained, command=command)
     with atomic_write(out / CARD) as file:
         file.write(text.encode())
+    sweep_temporaries(out)
     return manifest
