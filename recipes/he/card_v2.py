@@ -133,6 +133,8 @@ $calls
   where it lies. Do not read CD4 to CD8a ratios of single cells.
 - On small pictures (below some 300 µm) the far scale sees a mirror image of the picture instead of its surroundings.
 - Detector: as the card of `he-v1-fast` says; dense clusters lose nuclei.
+- Skin: on CMU-1 the dermal infiltrate is called, and some keratinocytes of the pigmented epidermis with it, more of
+  them than by 0.2.0, whose `balanced` threshold of CD45 was higher. Look at the overlay before using a count.
 - Other stains, frozen sections, cytology: not tested.
 
 ## Making it again

@@ -341,9 +341,9 @@ def begin_from(trainee: FarTrainee, initial: Path, data: FarData) -> None:
     if not (initial / "bundle.toml").exists():
         trainee.load_state_dict(weights)
         return
-    plain = FarNet(replace(trainee.net.config, batch_norm=False)).eval().to(data.device)
+    plain = FarNet(replace(trainee.net.config, batch_norm=False)).eval()
     plain.load_state_dict({name: w.float() for name, w in weights.items()})
-    trainee.net.load_state_dict(unfold_batch_norm(plain.cpu(), data.batch().x.cpu()).state_dict())
+    trainee.net.load_state_dict(unfold_batch_norm(plain, data.batch().x.cpu()).state_dict())
     # An IF layer that says nothing yet moves nothing behind it.
     nn.init.zeros_(trainee.light.weight)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from recipes.he import far
 from recipes.he.crc01 import MARKERS, hard_labels, read_channel, read_slide, soft_labels
@@ -21,6 +23,8 @@ from recipes.he.far_images import (
 )
 
 from .made_slide import write_others, write_slide
+
+WEIGHTS = Path(__file__).parents[2] / "weights"
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +137,10 @@ def test_a_run_ends_in_weights_and_scores_and_another_begins_from_them(folders, 
         str(tmp_path / "b"), "--widths", "16,24", "--blocks", "1,1", "--side", "128",
         "--workers", "1", "--drop", "0.1")  # fmt: skip
     assert far.load_trained(tmp_path / "c").net.config.widths == (16, 24)
+    run(folders, tmp_path / "d", "--steps", "1", "--initial", str(WEIGHTS / "he-v2"))
+    shipped = load_file(WEIGHTS / "he-v2" / "far.safetensors")["tell.0.weight"].float()
+    begun = far.load_trained(tmp_path / "d").net.tell[0].weight
+    assert (begun - shipped).abs().max() < 0.1 * shipped.abs().max()
 
 
 def test_packed_images_are_those_of_the_folder(folders, tmp_path):
