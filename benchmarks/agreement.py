@@ -12,23 +12,23 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from quality import look
 from rich.console import Console
 from rich.table import Table
 
 from lymphinfer.bundles.loading import load_bundle
+from lymphinfer.engine import Engine
 from lymphinfer.markers.calibration import Calibration
 from lymphinfer.nuclei.datasets import read_folder
 from lymphinfer.nuclei.metrics import pair_centroids
 from lymphinfer.training.detectors.stardist import resample
 
 ENGINES = {
-    "torch, float32": ("torch", None),
-    "torch, bfloat16": ("torch", torch.bfloat16),
-    "OpenVINO, float32": ("openvino", None),
-    "OpenVINO, bfloat16": ("openvino", torch.bfloat16),
+    "torch, float32": Engine("cpu", "fp32", "torch"),
+    "torch, bfloat16": Engine("cpu", "bfloat16", "torch"),
+    "OpenVINO, float32": Engine("cpu", "fp32", "openvino"),
+    "OpenVINO, bfloat16": Engine("cpu", "bfloat16", "openvino"),
 }
 PAIRS = (
     ("torch, float32", "OpenVINO, float32"),
@@ -42,8 +42,7 @@ Found = tuple[NDArray[np.floating], NDArray[np.floating]]
 
 def nuclei(name: str, engine: str, images: list[NDArray[np.uint8]]) -> list[Found]:
     """Centroids (N, 2), working px, and P(CD45) (N,) that an engine gives for each image."""
-    runtime, half = ENGINES[engine]
-    bundle = load_bundle(name, autocast=half, runtime=runtime)
+    bundle = load_bundle(name, engine=ENGINES[engine])
     spec = bundle.manifest.markers[0]
     seen = (look(bundle, pixels) for pixels in images)
     return [(s.centers, Calibration(spec.scale, spec.offset)(s.cd45_logit)) for s in seen]

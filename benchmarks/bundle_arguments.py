@@ -7,8 +7,7 @@ from pathlib import Path
 
 from lymphinfer.bundles.evidence import DEFAULT_POINT, OPERATING_POINTS
 from lymphinfer.bundles.loading import Bundle, load_bundle
-from lymphinfer.compute import half_type, resolve_device
-from lymphinfer.runtime import choose_runtime
+from lymphinfer.engine import choose_engine
 
 
 def add_bundle_arguments(parser: argparse.ArgumentParser, bundle: str) -> None:
@@ -22,10 +21,5 @@ def add_bundle_arguments(parser: argparse.ArgumentParser, bundle: str) -> None:
 
 def open_bundle(arguments: argparse.Namespace) -> Bundle:
     """The bundle as the arguments say."""
-    device = resolve_device(arguments.device)
-    return load_bundle(
-        arguments.bundle,
-        device=device,
-        autocast=half_type(device, arguments.precision),
-        runtime=choose_runtime(device, arguments.runtime),
-    )
+    engine = choose_engine(arguments.device, arguments.precision, arguments.runtime)
+    return load_bundle(arguments.bundle, engine=engine)

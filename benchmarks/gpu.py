@@ -37,9 +37,8 @@ from real_slide import tissue, write_mosaic
 from lymphinfer import transfers
 from lymphinfer.batch.single import predict_slide
 from lymphinfer.bundles.loading import Bundle, load_bundle
-from lymphinfer.compute import half_type, precision_name, resolve_device
+from lymphinfer.engine import choose_engine
 from lymphinfer.predict.settings import PredictSettings
-from lymphinfer.runtime import choose_runtime
 
 
 class Report:
@@ -209,18 +208,16 @@ def main() -> None:
     options.processes = options.processes or ([8, 4, 1] if on_gpu else [1])
     options.cache.mkdir(parents=True, exist_ok=True)
     options.slide = options.cache / f"gpu-{options.area:g}.svs"
-    device = resolve_device(options.device)
-    autocast = half_type(device, options.precision)
-    runtime = choose_runtime(device)
+    engine = choose_engine(options.device, options.precision)
     report = Report(options.json, options.seconds)
     report.part("machine", 0, lambda: {
-        "cpu": machine(), "torch": torch.__version__, "precision": precision_name(autocast),
-        "runtime": runtime, **card(options.device),
+        "cpu": machine(), "torch": torch.__version__, "precision": engine.precision,
+        "runtime": engine.runtime, **card(options.device),
     })  # fmt: skip
     if report.part("slide", 0, lambda: make_slide(options)) is None:
         raise SystemExit(1)
     began = time.perf_counter()
-    bundle = load_bundle(options.bundle, device=device, autocast=autocast, runtime=runtime)
+    bundle = load_bundle(options.bundle, engine=engine)
     report.parts["machine"]["bundle_loaded_s"] = time.perf_counter() - began
 
     area, cold = options.area, None

@@ -100,10 +100,10 @@ def timed_networks(bundle: Bundle) -> Iterator[Callable[[], dict[str, float]]]:
     detector: Any = bundle.detector
     nets: dict[str, Any] = {"detector": getattr(detector, "reader", detector).net}
     if bundle.markers.far is not None:
-        nets["far"] = bundle.markers.far.net
+        nets["far"] = bundle.markers.far.engine.net
     events: dict[str, list[tuple[torch.cuda.Event, torch.cuda.Event]]] = {n: [] for n in nets}
     handles = []
-    on_gpu = bundle.markers.device.type == "cuda"
+    on_gpu = bundle.engine.device.startswith("cuda")
     for name, net in nets.items() if on_gpu else ():
 
         def before(*_: object, name: str = name) -> None:

@@ -24,9 +24,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from lymphinfer.bundles.loading import Bundle
-from lymphinfer.markers.two_scale import FarScale
 from lymphinfer.nuclei.stardist.detector import StarDistDetector
-from lymphinfer.nuclei.stardist.infer import to_input
 
 
 @torch.inference_mode()
@@ -61,13 +59,12 @@ def seconds(detector: StarDistDetector, side_px: int, repeats: int) -> float:
     """Best of some passes over a square."""
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (1, side_px, side_px, 3), dtype=np.uint8)
-    x = to_input(pixels, detector.net.config.stride)
-    run = detector.run or detector.net
-    run(x)
+    run = detector.engine.predict
+    run(pixels)
     best = float("inf")
     for _ in range(repeats):
         began = time.perf_counter()
-        run(x)
+        run(pixels)
         best = min(best, time.perf_counter() - began)
     return best
 
@@ -88,7 +85,9 @@ def main() -> None:
     for _ in range(arguments.rounds):
         for i, bundle in enumerate(bundles):
             best[i] = min(best[i], seconds(detector_of(bundle), side, arguments.repeats))
-    table = Table(title=f"{machine()}, {torch.get_num_threads()} threads, {bundles[0].runtime}")
+    table = Table(
+        title=f"{machine()}, {torch.get_num_threads()} threads, {bundles[0].engine.runtime}"
+    )
     for column in ("bundle", "parameters", "GFLOP/mm²", "s/mm²", "GFLOP/s", "far GFLOP/mm²"):
         table.add_column(column, justify="right")
     for bundle, took in zip(bundles, best, strict=True):
@@ -103,7 +102,7 @@ def main() -> None:
             f"{cost:,.0f}",
             f"{per_mm2:.2f}",
             f"{cost / per_mm2:.0f}",
-            f"{gflop_per_mm2(far.net, 512, far.mpp):.0f}" if isinstance(far, FarScale) else "",
+            f"{gflop_per_mm2(far.engine.net, 512, far.mpp):.0f}" if far is not None else "",
         )
     Console(width=110).print(table)
 

@@ -34,7 +34,6 @@ from sklearn.metrics import average_precision_score, balanced_accuracy_score, ro
 
 from lymphinfer.bundles.loading import Bundle
 from lymphinfer.bundles.registry import DEFAULT_BUNDLE
-from lymphinfer.compute import precision_name
 from lymphinfer.markers.calibration import expected_calibration_error
 from lymphinfer.markers.two_scale import FarMap, FarScale, mirrored
 from lymphinfer.nuclei.metrics import pair_centroids
@@ -306,8 +305,8 @@ def main() -> None:
         "operating_point": point,
         "measured_on": {
             "machine": machine(),
-            "precision": precision_name(bundle.markers.autocast),
-            "runtime": bundle.runtime,
+            "precision": bundle.engine.precision,
+            "runtime": bundle.engine.runtime,
         },
     }
     slide = None if arguments.slide is None else read_slide(arguments.slide)

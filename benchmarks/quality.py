@@ -41,7 +41,6 @@ from sklearn.metrics import roc_auc_score
 
 from lymphinfer.bundles.evidence import DEFAULT_POINT
 from lymphinfer.bundles.loading import Bundle
-from lymphinfer.compute import precision_name
 from lymphinfer.markers.hierarchy import apply_hierarchy
 from lymphinfer.nuclei.augment import (
     Augmentation,
@@ -178,8 +177,8 @@ def measure(
     result["base_rates"] = base_rates(bundle, images)
     result["measured_on"] = {
         "machine": machine(),
-        "precision": precision_name(bundle.markers.autocast),
-        "runtime": bundle.runtime,
+        "precision": bundle.engine.precision,
+        "runtime": bundle.engine.runtime,
         "seconds_per_mm2_in_memory": seconds_per_mm2(bundle, images[:4]),
     }
     if not quick:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from lymphinfer.bundles.loading import load_bundle
-from lymphinfer.runtime import choose_runtime
+from lymphinfer.engine import choose_engine
 from lymphinfer.teaching.learning import _auroc, _balanced
 from lymphinfer.teaching.teach import TeachOptions, look, probabilities, summary_lines, teach
 from lymphinfer.teaching.teachable import teachable
@@ -86,9 +86,7 @@ def main() -> None:
         )
         for line in (*summary_lines(done.taught), *done.notes):
             print(" ", line)
-        base = teachable(
-            load_bundle(asked.base, runtime=choose_runtime(torch.device("cpu"), "auto"))
-        )
+        base = teachable(load_bundle(asked.base, engine=choose_engine("cpu", "fp32")))
         found = look(val, work / "all", base, options)
         features = np.concatenate([seen.features for seen in found.seen])
         labels = np.concatenate(found.labels)[:, 0]

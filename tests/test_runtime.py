@@ -9,18 +9,35 @@ import numpy as np
 import pytest
 import torch
 
-from lymphinfer.errors import LymphinferError
+from lymphinfer.bundles.torch_networks import weights_of
 from lymphinfer.markers import classifier
 from lymphinfer.markers.classifier import ClassifierConfig, MarkerClassifier, classify_patches
-from lymphinfer.nuclei.stardist import infer
-from lymphinfer.nuclei.stardist.infer import predict_dense
+from lymphinfer.markers.far_graph import GraphFar
+from lymphinfer.markers.far_scale import FarConfig, FarNet, TorchFar
+from lymphinfer.markers.patch_graph import GraphPatches, build_graph, has_graph
+from lymphinfer.nuclei.stardist.graph import GraphStarDist
+from lymphinfer.nuclei.stardist.infer import TorchStarDist
 from lymphinfer.nuclei.stardist.network import StarDistConfig, build_network
-from lymphinfer.runtime import choose_runtime
+from lymphinfer.runtime import core
 
-CPU = torch.device("cpu")
-needs_openvino = pytest.mark.skipif(
-    choose_runtime(CPU) != "openvino", reason="OpenVINO is not installed"
-)
+pytest.importorskip("openvino")
+
+SMALL = {"n_filter_base": 8, "n_conv_after_unet": 16}
+CONTEXT = {"n_markers": 2, "n_marker_context": 12, "marker_features": True}
+COMPACT = {"encoder": "compact", "widths": (8, 12, 16), "blocks": (1, 0, 2)}
+SHAPES = {
+    "unet": {"n_markers": 1},
+    "unet without markers": {},
+    "unet of one level": {"grid": 1, "n_depth": 1},
+    "unet of grid 4": {"grid": 4, "n_depth": 2},
+    "resnet": {"encoder": "resnet", "n_markers": 1},
+    "resnet of one level": {"encoder": "resnet", "n_markers": 1, "n_depth": 1, "grid": 1},
+    "resnet of grid 4": {"encoder": "resnet", "n_depth": 2, "grid": 4},
+    "resnet with context": {"encoder": "resnet", "n_blocks": 3, **CONTEXT},
+    "compact": {**COMPACT, "n_markers": 1},
+    "compact with context": {**COMPACT, **CONTEXT},
+    "compact of grid 4": {**COMPACT, "grid": 4},
+}
 
 
 def image(height: int, width: int) -> np.ndarray:
@@ -29,52 +46,104 @@ def image(height: int, width: int) -> np.ndarray:
 
 def trained_looking(**changes) -> torch.nn.Module:
     torch.manual_seed(0)
-    return build_network(
-        StarDistConfig(n_filter_base=8, n_conv_after_unet=16, n_markers=1, **changes)
-    ).eval()
+    return build_network(StarDistConfig(**SMALL, **changes)).eval()
 
 
-@needs_openvino
-@pytest.mark.parametrize("encoder", ["unet", "resnet"])
-def test_openvino_predicts_what_torch_does_for_any_size(encoder):
-    net = trained_looking(encoder=encoder)
-    run = infer.compiled(net, None)
+def graph_of(net, precision="fp32") -> GraphStarDist:
+    return GraphStarDist(net.config, weights_of(net), precision)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_graph_predicts_what_torch_does_for_any_size(shape):
+    net = trained_looking(**SHAPES[shape])
+    graph, plain = graph_of(net), TorchStarDist(net)
     for size in ((64, 96), (150, 131)):
         pixels = image(*size)[None]
-        own, theirs = (predict_dense(net, pixels, run=r)[0] for r in (None, run))
-        assert own.marker_features is None and theirs.marker_features is None
-        for a, b in zip(own[:3], theirs[:3], strict=True):
-            np.testing.assert_allclose(a, b, atol=2e-4)
+        own, theirs = plain.predict(pixels)[0], graph.predict(pixels)[0]
+        for a, b in zip(own[:4], theirs[:4], strict=True):
+            assert (a is None) == (b is None)
+            if a is not None:
+                np.testing.assert_allclose(a, b, atol=3e-5 * max(1, np.abs(a).max()))
 
 
-@needs_openvino
+def test_several_images_are_predicted_at_once():
+    net = trained_looking(encoder="resnet")
+    pixels = np.stack([image(70, 90), 255 - image(70, 90)])
+    both = graph_of(net).predict(pixels)
+    for own, alone in zip(both, pixels, strict=True):
+        np.testing.assert_allclose(own.dist, graph_of(net).predict(alone[None])[0].dist, atol=1e-4)
+
+
 def test_bfloat16_by_openvino_is_near_float32():
     net = trained_looking(encoder="resnet")
     pixels = image(128, 128)[None]
-    full = predict_dense(net, pixels)[0]
-    half = predict_dense(net, pixels, run=infer.compiled(net, torch.bfloat16))[0]
+    full, half = (graph_of(net, name).predict(pixels)[0] for name in ("fp32", "bfloat16"))
     assert np.abs(full.prob - half.prob).max() < 0.05
-    assert 0 < np.abs(full.dist - half.dist).max() < 0.5
+    # A CPU without its instructions computes in float32 all the same.
+    able = "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    assert able == bool(np.abs(full.dist - half.dist).max())
+    assert np.abs(full.dist - half.dist).max() < 0.5
 
 
-@needs_openvino
+def test_the_far_scale_is_seen_as_torch_sees_it():
+    torch.manual_seed(0)
+    net = FarNet(FarConfig((8, 12, 16), (1, 0, 2), 8, ("a", "b", "c"), hidden=10)).eval()
+    plain, graph = TorchFar(net), GraphFar(net.config, weights_of(net))
+    pixels = image(96, 128)
+    # Nuclei beyond the rectangle too.
+    nuclei = np.random.default_rng(1).uniform(-5, 140, (300, 2))
+    own, theirs = (e.tell(e.look(pixels), nuclei) for e in (plain, graph))
+    np.testing.assert_allclose(own, theirs, atol=1e-5 * np.abs(own).max())
+    for engine in (plain, graph):
+        whole = engine.look(pixels)
+        again = engine.join(whole, whole, 2, 20, 20)
+        np.testing.assert_array_equal(engine.tell(again, nuclei), engine.tell(whole, nuclei))
+
+
 @pytest.mark.parametrize("count", [1, classifier.BATCH, classifier.BATCH + 3])
 def test_patches_get_the_same_logits_whatever_their_number(count):
     torch.manual_seed(0)
     net = MarkerClassifier(ClassifierConfig(("CD45", "CD3e"), "resnet10t", hidden=8, patch_px=32))
     patches = np.random.default_rng(1).integers(0, 256, (count, 32, 32, 3), np.uint8)
-    run = classifier.compiled(net.eval(), None)
+    run = classifier.compiled(net.eval(), "fp32")
+    np.testing.assert_allclose(run.logits(patches), classify_patches(net, patches), atol=1e-4)
+
+
+@pytest.mark.parametrize(("independent", "enlarge"), [(False, 1), (True, 1), (False, 4)])
+def test_patches_are_told_by_a_graph_as_by_torch(independent, enlarge):
+    torch.manual_seed(0)
+    config = ClassifierConfig(
+        ("CD45", "CD3e"), "stardist-resnet", independent, 8, 64 // enlarge, enlarge
+    )
+    net = MarkerClassifier(config).eval()
+    side = config.patch_px
+    patches = np.random.default_rng(1).integers(0, 256, (5, side, side, 3), np.uint8)
+    assert has_graph(config)
+    graph = GraphPatches(config, build_graph(config, weights_of(net)), "fp32")
     expected = classify_patches(net, patches)
-    np.testing.assert_allclose(classify_patches(net, patches, run=run), expected, atol=1e-4)
+    assert np.ptp(expected) > 0
+    np.testing.assert_allclose(graph.logits(patches), expected, atol=1e-4 * np.abs(expected).max())
 
 
-@needs_openvino
+def test_weights_of_another_network_are_refused_by_name():
+    net = trained_looking(encoder="resnet")
+    weights = weights_of(net)
+    with pytest.raises(ValueError, match=r"prob\.weight is missing"):
+        GraphStarDist(net.config, {k: v for k, v in weights.items() if k != "prob.weight"})
+    with pytest.raises(ValueError, match=r"prob\.weight is \(2,\), not \(1, 16, 1, 1\)"):
+        GraphStarDist(net.config, {**weights, "prob.weight": np.zeros(2)})
+    with pytest.raises(ValueError, match="more belong to no layer"):
+        GraphStarDist(net.config, {**weights, "more": np.zeros(2)})
+    normalised = trained_looking(encoder="resnet", batch_norm=True)
+    with pytest.raises(ValueError, match="folded away"):
+        graph_of(normalised)
+
+
 def test_signals_are_heard_after_networks_have_come_and_gone():
     """With a stack of their own, as pytest's faulthandler has one."""
-    nets = [trained_looking() for _ in range(3)]
-    runs = [infer.compiled(net, None) for net in nets]
-    for net, run in zip(nets, runs, strict=True):
-        predict_dense(net, image(64, 64)[None], run=run)
+    runs = [graph_of(trained_looking()) for _ in range(3)]
+    for run in runs:
+        run.predict(image(64, 64)[None])
     while runs:
         del runs[0], run
         run = None
@@ -86,23 +155,12 @@ def test_signals_are_heard_after_networks_have_come_and_gone():
     assert heard
 
 
-@needs_openvino
-def test_nothing_is_sent_while_a_network_is_compiled_and_run():
+def test_nothing_is_sent_while_networks_are_built_traced_and_run():
     heard = []
     sys.addaudithook(
         lambda event, args: heard.append(args) if event.startswith("socket.") else None
     )
-    net = trained_looking()
-    predict_dense(net, image(64, 64)[None], run=infer.compiled(net, None))
+    graph_of(trained_looking()).predict(image(64, 64)[None])
+    net = MarkerClassifier(ClassifierConfig(("CD45",), "test_resnet", hidden=8, patch_px=28))
+    classifier.compiled(net.eval(), "fp32").logits(image(28, 28)[None])
     assert heard == []
-
-
-def test_a_runtime_that_cannot_be_had_is_refused_with_the_fix(monkeypatch):
-    with pytest.raises(LymphinferError, match="choose one of auto, torch, openvino"):
-        choose_runtime(CPU, "tensorrt")
-    with pytest.raises(LymphinferError, match="leave --runtime out"):
-        choose_runtime(torch.device("cuda"), "openvino")
-    monkeypatch.setattr("lymphinfer.runtime.find_spec", lambda name: None)
-    with pytest.raises(LymphinferError, match="pip install openvino"):
-        choose_runtime(CPU, "openvino")
-    assert choose_runtime(CPU) == "torch"

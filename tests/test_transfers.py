@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from lymphinfer import transfers
-from lymphinfer.markers.far_scale import FarConfig, FarNet
+from lymphinfer.markers.far_scale import FarConfig, FarNet, TorchFar
 from lymphinfer.markers.two_scale import FarScale
 from lymphinfer.nuclei.stardist.detector import StarDistDetector
-from lymphinfer.nuclei.stardist.infer import to_input
+from lymphinfer.nuclei.stardist.infer import TorchStarDist, to_input
 from lymphinfer.nuclei.stardist.network import StarDistConfig, build_network
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -58,8 +58,8 @@ def test_tiles_that_are_not_waited_for_have_the_same_nuclei(device, monkeypatch)
     torch.manual_seed(0)
     config = StarDistConfig(n_filter_base=8, n_conv_after_unet=16, n_markers=1, encoder="resnet")
     detector = StarDistDetector(
-        build_network(config), mpp=0.325, working_mpp=0.325, prob_threshold=0.5,
-        nms_threshold=0.3, device=device,
+        TorchStarDist(build_network(config), device=device), mpp=0.325, working_mpp=0.325,
+        prob_threshold=0.5, nms_threshold=0.3,
     )  # fmt: skip
     tiles = [image(256, 320), image(256, 256), image(192, 256)]
     ahead = [detector.infer(tile) for tile in tiles]
@@ -75,7 +75,7 @@ def test_tiles_that_are_not_waited_for_have_the_same_nuclei(device, monkeypatch)
 def test_far_features_are_read_while_the_device_works_on(device, monkeypatch):
     torch.manual_seed(0)
     net = FarNet(FarConfig(widths=(8, 12), blocks=(1, 1), features=8, outputs=("a", "b")))
-    far = FarScale(net, device=device)
+    far = FarScale(TorchFar(net, device=device))
     pixels, nuclei = image(256, 256), np.random.default_rng(1).uniform(0, 256, (40, 2))
     seen = far.infer(pixels, (0, 0))
     later = far.infer(image(512, 512), (0, 0))

@@ -82,14 +82,14 @@ def device_names(options: BatchOptions, device: str) -> list[str]:
     LymphinferError
         A device is not on this machine.
     """
-    import torch
-
-    from lymphinfer.compute import resolve_device
+    from lymphinfer.engine import choose_device, has_torch, may_have_gpu
 
     names: list[str] = []
     for name in options.devices or (device,):
-        if name == "auto" and options.devices and torch.cuda.device_count():
-            names += [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-        else:
-            names.append(str(resolve_device(name)))
+        gpus = 0
+        if name == "auto" and options.devices and has_torch() and may_have_gpu():
+            import torch
+
+            gpus = torch.cuda.device_count()
+        names += [f"cuda:{i}" for i in range(gpus)] or [choose_device(name)]
     return names

@@ -22,11 +22,10 @@ from lymphinfer.batch.state import Status
 from lymphinfer.bundles.composing import used_manifest
 from lymphinfer.bundles.loading import Bundle
 from lymphinfer.cells.naming import SUMMARY, default_out, slide_stem
-from lymphinfer.compute import half_type, resolve_device
+from lymphinfer.engine import choose_engine
 from lymphinfer.errors import LymphinferError
 from lymphinfer.predict.result import SlideResult
 from lymphinfer.predict.settings import PredictSettings
-from lymphinfer.runtime import choose_runtime
 from lymphinfer.slides.remote import remote_address
 
 
@@ -144,9 +143,7 @@ def run_slide(
     if bundle is None:
         used_manifest(settings.bundle, settings.detector).calls_at(settings.operating_point)
     if place is None:
-        device = resolve_device(settings.device)
-        half_type(device, settings.precision)
-        choose_runtime(device, settings.runtime)
+        choose_engine(settings.device, settings.precision, settings.runtime)
         place = this_process(bundle)
     claims = Claims(
         settings,

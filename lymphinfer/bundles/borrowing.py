@@ -14,6 +14,7 @@ from lymphinfer.bundles.schema import BundleManifest, Evidence
 from lymphinfer.bundles.writing import write_bundle
 from lymphinfer.errors import BundleError
 from lymphinfer.markers.two_scale import NearMarkers
+from lymphinfer.markers.two_scale_head import head_module
 
 CLASSIFIER_FILE = "classifier.safetensors"
 NEAR_FILE = "near.safetensors"
@@ -93,7 +94,7 @@ def _marker_model(base: Bundle) -> tuple[dict[str, nn.Module], dict[str, Any]]:
     if markers.classifier is not None:
         network = markers.classifier.config.to_dict()
         table = {"kind": "patch", "file": CLASSIFIER_FILE, "network": network}
-        return {CLASSIFIER_FILE: markers.classifier}, table
+        return {CLASSIFIER_FILE: markers.classifier.net}, table
     if markers.head is None or markers.far is None or not isinstance(base.detector, NearMarkers):
         raise BundleError(
             f"bundle {name}: its markers are read off its own detector; choose one of two scales "
@@ -101,8 +102,8 @@ def _marker_model(base: Bundle) -> tuple[dict[str, nn.Module], dict[str, Any]]:
         )
     old = base.manifest.classifier
     modules = {
-        old["file"]: markers.head,
+        old["file"]: head_module(markers.head),
         NEAR_FILE: base.detector.reader.net,
-        old["far"]["file"]: markers.far.net,
+        old["far"]["file"]: markers.far.engine.net,
     }
     return modules, {**old, "near": {**old["near"], "file": NEAR_FILE}}

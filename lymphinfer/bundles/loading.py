@@ -2,39 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, load_file
-from torch import Tensor, nn
-
 from lymphinfer.bundles.composing import compose
+from lymphinfer.bundles.networks import Networks, choose_networks
 from lymphinfer.bundles.registry import find_bundle
 from lymphinfer.bundles.schema import MANIFEST, BundleManifest, Evidence, read_manifest
-from lymphinfer.compute import channels_last
 from lymphinfer.downloading import sha256_of
+from lymphinfer.engine import Engine
 from lymphinfer.errors import BundleError
 from lymphinfer.markers.calibration import Calibration
-from lymphinfer.markers.classifier import (
-    ClassifierConfig,
-    MarkerClassifier,
-    compiled,
-)
-from lymphinfer.markers.dense import DenseMarkers
-from lymphinfer.markers.far_scale import FarConfig, FarNet
-from lymphinfer.markers.hovernet import backbone_config
+from lymphinfer.markers.configs import ClassifierConfig, FarConfig, TwoScaleConfig
 from lymphinfer.markers.model import HeadOutput, MarkerModel
-from lymphinfer.markers.two_scale import FarScale, NearMarkers, TwoScaleConfig, TwoScaleHead
+from lymphinfer.markers.two_scale import FarScale, NearMarkers
 from lymphinfer.nuclei.detector import Detector
-from lymphinfer.nuclei.hovernet import network as hovernet
-from lymphinfer.nuclei.hovernet.detector import HoVerNetDetector
-from lymphinfer.nuclei.hovernet.network import HoVerNetConfig
+from lymphinfer.nuclei.hovernet.config import HoVerNetConfig
+from lymphinfer.nuclei.stardist.config import StarDistConfig
 from lymphinfer.nuclei.stardist.detector import StarDistDetector
-from lymphinfer.nuclei.stardist.network import StarDistConfig, build_network
-from lymphinfer.textfiles import is_utf8
 from lymphinfer.validation import checked
 
 T = TypeVar("T")
@@ -80,19 +66,6 @@ def _config(kind: type[T], manifest: BundleManifest, *at: str) -> T:
     return checked(kind, values, BundleError, manifest.folder / MANIFEST, at)
 
 
-def _load_into(module: nn.Module, manifest: BundleManifest, file: str) -> None:
-    try:
-        path = manifest.folder / file
-        # safetensors opens no name that is not UTF-8.
-        tensors: dict[str, Tensor] = load_file(path) if is_utf8(path) else load(path.read_bytes())
-        module.load_state_dict({k: v.float() for k, v in tensors.items()})
-    except (SafetensorError, RuntimeError, OSError) as error:
-        raise BundleError(
-            f"{manifest.folder / file}: not the weights of the network that bundle.toml describes "
-            f"({str(error).splitlines()[0]})"
-        ) from error
-
-
 @dataclass(frozen=True)
 class Bundle:
     """A loaded bundle on one device.
@@ -102,20 +75,22 @@ class Bundle:
     manifest : BundleManifest
     detector : Detector
     markers : MarkerModel
-    runtime : str
-        What computes the networks that it can, ``"torch"`` or ``"openvino"``.
+    engine : Engine
+        What computes its networks.
     """
 
     manifest: BundleManifest
     detector: Detector
     markers: MarkerModel
-    runtime: str = "torch"
+    engine: Engine = field(default_factory=Engine)
 
     @property
     def own_detector(self) -> Detector:
         """The detector without what its nuclei bring for the markers."""
         found = self.detector
-        return found.detector if isinstance(found, (NearMarkers, DenseMarkers)) else found
+        # Also of markers that are read densely, whose module needs torch.
+        own: Detector = getattr(found, "detector", found)
+        return own
 
     @property
     def halo_px(self) -> int:
@@ -129,9 +104,8 @@ def load_bundle(
     name_or_folder: str | Path,
     *,
     detector: str | Path | None = None,
-    device: torch.device | str = "cpu",
-    autocast: torch.dtype | None = None,
-    runtime: str = "torch",
+    engine: Engine = Engine(),
+    trainable: bool = True,
 ) -> Bundle:
     """Load and verify a bundle.
 
@@ -141,12 +115,11 @@ def load_bundle(
         As `find_bundle` takes it.
     detector : str or Path, optional
         Find nuclei with another bundle's detector, see `lymphinfer.bundles.composing`.
-    device : torch.device or str
-    autocast : torch.dtype or None
-        Half type for the networks, None for full precision.
-    runtime : str
-        ``"torch"``, or ``"openvino"`` on the CPU for the networks that it computes: StarDist, the
-        far scale and patch classifiers.
+    engine : Engine
+        See `lymphinfer.engine.choose_engine`.
+    trainable : bool
+        Whether the networks are there in torch too (``.net`` of what computes them), to be trained
+        further or written anew. False: torch is loaded only for what nothing else computes here.
 
     Returns
     -------
@@ -159,83 +132,48 @@ def load_bundle(
     """
     manifest = read_manifest(find_bundle(name_or_folder))
     verify_files(manifest)
-    device = torch.device(device)
     own = manifest
     manifest, source = compose(own, detector)
     if source is not own:
         verify_files(source)
-    finder = _build_detector(source, manifest.mpp, device, autocast, runtime)
-    markers = _build_markers(manifest, device, autocast, runtime)
+    networks = choose_networks(engine, trainable)
+    finder = _build_detector(source, manifest.mpp, networks)
+    markers = _build_markers(manifest, networks)
     if markers.head is not None:
-        finder = _with_near(finder, manifest, source, device, autocast, runtime)
+        finder = _with_near(finder, manifest, source, networks)
     if manifest.classifier["kind"] == "dense" and markers.classifier is not None:
-        finder = DenseMarkers(finder, markers.classifier, device=device, autocast=autocast)
+        finder = networks.dense_markers(finder, markers.classifier)
         markers = replace(markers, classifier=None)
-    return Bundle(manifest, finder, markers, runtime)
+    return Bundle(manifest, finder, markers, engine)
 
 
-def _build_detector(
-    manifest: BundleManifest,
-    working_mpp: float,
-    device: torch.device,
-    autocast: torch.dtype | None,
-    runtime: str,
-) -> Detector:
-    builders = {"stardist": _build_stardist, "hovernet": _build_hovernet}
-    build = builders[manifest.detector["kind"]]
+def _build_detector(manifest: BundleManifest, working_mpp: float, networks: Networks) -> Detector:
+    table = manifest.detector
     try:
-        return build(manifest, working_mpp, device, autocast, runtime)
+        if table["kind"] == "stardist":
+            engine = networks.stardist(
+                _config(StarDistConfig, manifest, "detector", "network"),
+                manifest.folder / table["file"],
+            )
+            return StarDistDetector(
+                engine,
+                mpp=float(table["mpp"]),
+                working_mpp=working_mpp,
+                prob_threshold=float(table["prob_threshold"]),
+                nms_threshold=float(table["nms_threshold"]),
+                refine_at=tuple(table.get("refine_at", ())),
+            )
+        return networks.hovernet(
+            _config(HoVerNetConfig, manifest, "detector", "network"),
+            manifest.folder / table["file"],
+            mpp=float(table["mpp"]),
+            working_mpp=working_mpp,
+        )
     except ValueError as error:
         raise BundleError(f"bundle {manifest.name}: [detector] {error}") from error
 
 
-def _build_stardist(
-    manifest: BundleManifest,
-    working_mpp: float,
-    device: torch.device,
-    autocast: torch.dtype | None,
-    runtime: str,
-) -> Detector:
-    table = manifest.detector
-    net = build_network(_config(StarDistConfig, manifest, "detector", "network"))
-    _load_into(net, manifest, table["file"])
-    return StarDistDetector(
-        net,
-        mpp=float(table["mpp"]),
-        working_mpp=working_mpp,
-        prob_threshold=float(table["prob_threshold"]),
-        nms_threshold=float(table["nms_threshold"]),
-        refine_at=tuple(table.get("refine_at", ())),
-        device=device,
-        autocast=autocast,
-        runtime=runtime,
-    )
-
-
-def _build_hovernet(
-    manifest: BundleManifest,
-    working_mpp: float,
-    device: torch.device,
-    autocast: torch.dtype | None,
-    runtime: str,
-) -> Detector:
-    table = manifest.detector
-    config = _config(HoVerNetConfig, manifest, "detector", "network")
-    net = hovernet.build_network(config)
-    _load_into(net, manifest, table["file"])
-    return HoVerNetDetector(
-        net,
-        config,
-        mpp=float(table["mpp"]),
-        working_mpp=working_mpp,
-        device=device,
-        autocast=autocast,
-    )
-
-
-def _build_markers(
-    manifest: BundleManifest, device: torch.device, autocast: torch.dtype | None, runtime: str
-) -> MarkerModel:
+def _build_markers(manifest: BundleManifest, networks: Networks) -> MarkerModel:
     table = manifest.classifier
     classifier = head = far = None
     try:
@@ -243,23 +181,16 @@ def _build_markers(
         if kind in ("patch", "dense"):
             config = _config(ClassifierConfig, manifest, "classifier", "network")
             learned = config.markers
-            classifier = MarkerClassifier(config)
-            _load_into(classifier, manifest, table["file"])
-            if kind == "dense" and backbone_config(config.backbone) is None:
-                raise BundleError(
-                    f"bundle {manifest.name}: only a HoVer-Net backbone works densely, not "
-                    f"{config.backbone}"
-                )
-            channels_last(classifier.eval(), device)
+            file = manifest.folder / table["file"]
+            classifier = networks.patches(config, file, dense=kind == "dense")
         elif kind == "feature":
             learned = tuple(table["markers"])
         else:
-            head = TwoScaleHead(_config(TwoScaleConfig, manifest, "classifier", "head"))
-            _load_into(head.eval(), manifest, table["file"])
-            learned = head.config.markers
-            net = FarNet(_config(FarConfig, manifest, "classifier", "far", "network"))
-            _load_into(net, manifest, table["far"]["file"])
-            far = FarScale(net, device=device, autocast=autocast, runtime=runtime)
+            config_of_head = _config(TwoScaleConfig, manifest, "classifier", "head")
+            head = networks.head(config_of_head, manifest.folder / table["file"])
+            learned = config_of_head.markers
+            far_config = _config(FarConfig, manifest, "classifier", "far", "network")
+            far = FarScale(networks.far(far_config, manifest.folder / table["far"]["file"]))
     except ValueError as error:
         raise BundleError(f"bundle {manifest.name}: [classifier] {error}") from error
     missing = [
@@ -269,9 +200,6 @@ def _build_markers(
     ]
     if missing:
         raise BundleError(f"bundle {manifest.name}: no head for {', '.join(missing)}")
-    run = None
-    if runtime == "openvino" and classifier is not None and table["kind"] == "patch":
-        run = compiled(classifier, autocast)
     outputs = tuple(
         HeadOutput(m.name, rate=m.rate or 0.0)
         if m.evidence is Evidence.BASE_RATE
@@ -280,42 +208,35 @@ def _build_markers(
     )
     patch_mpp = manifest.mpp if classifier is None else manifest.patch_mpp
     return MarkerModel(
-        manifest.name, outputs, classifier, learned, device, autocast, run, head, far,
+        manifest.name, outputs, classifier, learned, head, far,
         patch_zoom=patch_mpp / manifest.mpp,
     )  # fmt: skip
 
 
 def _with_near(
-    finder: Detector,
-    manifest: BundleManifest,
-    source: BundleManifest,
-    device: torch.device,
-    autocast: torch.dtype | None,
-    runtime: str,
+    finder: Detector, manifest: BundleManifest, source: BundleManifest, networks: Networks
 ) -> NearMarkers:
     """The detector with the near features that a two-scale head reads."""
     table = manifest.classifier["near"]
     own = source is manifest and table["file"] == manifest.detector["file"]
-    if own and isinstance(finder, StarDistDetector):
-        net = finder.net
-    else:
-        config = _config(StarDistConfig, manifest, "classifier", "near", "network")
-        net = build_network(config)
-        _load_into(net, manifest, table["file"])
-    if not net.config.marker_features:
+    try:
+        if own and isinstance(finder, StarDistDetector):
+            reader = finder
+        else:
+            config = _config(StarDistConfig, manifest, "classifier", "near", "network")
+            # Nuclei are not its business.
+            reader = StarDistDetector(
+                networks.stardist(config, manifest.folder / table["file"]),
+                mpp=float(table["mpp"]),
+                working_mpp=manifest.mpp,
+                prob_threshold=1.0,
+                nms_threshold=0.5,
+            )
+    except ValueError as error:
+        raise BundleError(f"bundle {manifest.name}: [classifier.near] {error}") from error
+    if not reader.config.marker_features:
         raise BundleError(
             f"bundle {manifest.name}: [classifier.near] marker_features is off, so that its head "
             "has nothing to read near"
         )
-    try:
-        return NearMarkers(
-            finder,
-            net,
-            mpp=float(table["mpp"]),
-            working_mpp=manifest.mpp,
-            device=device,
-            autocast=autocast,
-            runtime=runtime,
-        )
-    except ValueError as error:
-        raise BundleError(f"bundle {manifest.name}: [classifier.near] {error}") from error
+    return NearMarkers(finder, reader)

@@ -8,8 +8,8 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from lymphinfer.markers.patch_graph import IMAGENET_MEAN as IMAGENET_MEAN
+from lymphinfer.markers.patch_graph import IMAGENET_STD as IMAGENET_STD
 
 
 @dataclass(frozen=True)

@@ -2,56 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lymphinfer.compute import channels_last
 from lymphinfer.markers.backbone_parts import Normalise
 from lymphinfer.markers.backbones import build_backbone
-from lymphinfer.runtime import OpenVinoNet
-from lymphinfer.validation import Count, table
-
-
-@table
-@dataclass(frozen=True)
-class ClassifierConfig:
-    """Shape of a patch classifier.
-
-    Attributes
-    ----------
-    markers : tuple of str
-        Markers with a learned head, in order.
-    backbone : str
-        timm name.
-    independent : bool
-        A backbone a marker (True), or one shared by all heads (multi-task, False).
-    hidden : int
-        Width of each head's hidden layer (512 in the paper).
-    patch_px : int
-        Side of a patch, px at the working pixel size.
-    enlarge : int
-        How many times the backbone's picture is as wide as the patch (bilinear): a patch of 28 px
-        at 1.3 µm/px has the 112 px of one at 0.325.
-    """
-
-    markers: tuple[str, ...]
-    backbone: str = "convnext_base"
-    independent: bool = False
-    hidden: Count = 512
-    patch_px: Count = 112
-    enlarge: Count = 1
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for a bundle's TOML."""
-        values = {**asdict(self), "markers": list(self.markers)}
-        # Bundles of patches as they are can be read by versions that know of no other.
-        return {k: v for k, v in values.items() if k != "enlarge" or v != 1}
+from lymphinfer.markers.configs import ClassifierConfig as ClassifierConfig
+from lymphinfer.markers.patch_graph import BATCH, GraphPatches
+from lymphinfer.tracing import traced
 
 
 class MarkerHead(nn.Sequential):
@@ -130,28 +92,48 @@ def masked_bce(logits: Tensor, labels: Tensor, positive_weight: Tensor | None = 
     return (per_marker * present).sum() / present.sum().clamp(min=1)
 
 
-BATCH = 64
+class TorchPatches:
+    """A classifier that torch computes. Implements `lymphinfer.markers.model.PatchReader`.
+
+    Parameters
+    ----------
+    net : MarkerClassifier
+    device : torch.device or str
+    autocast : torch.dtype or None
+        Half type, None for full precision.
+    """
+
+    def __init__(
+        self,
+        net: MarkerClassifier,
+        *,
+        device: torch.device | str = "cpu",
+        autocast: torch.dtype | None = None,
+    ):
+        self.net, self.config = channels_last(net.eval(), device), net.config
+        self.device, self.autocast = torch.device(device), autocast
+
+    def logits(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """See `PatchReader.logits`."""
+        return classify_patches(self.net, patches, device=self.device, autocast=self.autocast)
 
 
-def compiled(net: MarkerClassifier, autocast: torch.dtype | None) -> OpenVinoNet[Tensor]:
-    """Let OpenVINO compute a classifier on the CPU.
+def compiled(net: MarkerClassifier, precision: str) -> GraphPatches:
+    """Let OpenVINO compute any classifier on the CPU, as torch traces it.
 
     Parameters
     ----------
     net : MarkerClassifier
         In evaluation mode, on the CPU.
-    autocast : torch.dtype or None
-        `torch.bfloat16`, or None for float32.
+    precision : str
+        ``bfloat16`` or ``fp32``.
 
     Returns
     -------
-    OpenVinoNet
-        As `classify_patches` takes it.
+    GraphPatches
     """
     side = net.config.patch_px
-    return OpenVinoNet(
-        net, lambda logits: logits[0], autocast=autocast, example=(side, side), batch=BATCH
-    )
+    return GraphPatches(net.config, traced(net, (side, side)), precision, net)
 
 
 @torch.inference_mode()
@@ -162,7 +144,6 @@ def classify_patches(
     device: torch.device | str = "cpu",
     autocast: torch.dtype | None = None,
     batch_size: int = BATCH,
-    run: Callable[[Tensor], Tensor] | None = None,
 ) -> NDArray[np.float32]:
     """Logits of patches in memory.
 
@@ -174,8 +155,6 @@ def classify_patches(
     device : torch.device or str
     autocast : torch.dtype or None
     batch_size : int
-    run : callable, optional
-        Computes the network in its place, see `compiled`; knows its own precision.
 
     Returns
     -------
@@ -187,6 +166,6 @@ def classify_patches(
         chunk = torch.from_numpy(patches[start : start + batch_size]).to(device)
         x = chunk.permute(0, 3, 1, 2).float().div_(255)
         with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-            logits = (run or net)(x.contiguous(memory_format=torch.channels_last))
+            logits = net(x.contiguous(memory_format=torch.channels_last))
         result[start : start + batch_size] = logits.float().cpu().numpy()
     return result

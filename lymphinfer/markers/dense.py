@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from lymphinfer.markers.classifier import MarkerClassifier
 from lymphinfer.markers.hovernet import HoVerNetFeatures
-from lymphinfer.nuclei.detector import Detection, Detector, polygon_centroids
+from lymphinfer.nuclei.detector import Detection, Detector, Stars, described, polygon_centroids
 from lymphinfer.nuclei.hovernet.detector import HoVerNetDetector, TileMaps
 from lymphinfer.nuclei.hovernet.infer import predict_maps
 
@@ -153,6 +153,10 @@ class DenseMarkers:
         centers = polygon_centroids(found.polygons) - 0.5
         logits = self.logits(dense.features, centers)
         return Detection(found.polygons, found.probability, logits, found.extras)
+
+    def describe(self, dense: DenseTile, nuclei: Stars) -> Detection:
+        """See `lymphinfer.markers.describing.Describer.describe`."""
+        return described(nuclei, self.logits(dense.features, nuclei.centers - 0.5))
 
     @torch.inference_mode()
     def logits(

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lymphinfer.markers.dense import DenseMarkers, DenseTile
 from lymphinfer.markers.model import MarkerModel
 from lymphinfer.markers.two_scale import NearDense, NearMarkers, near_dense
-from lymphinfer.nuclei.detector import Detection, Detector, Stars
-from lymphinfer.nuclei.stardist.detector import StarDistDetector
+from lymphinfer.nuclei.detector import Detection, Detector, Stars, described
 
 
+@runtime_checkable
 class Describer(Protocol):
     """Reads a tile as a detector does, and describes given nuclei in place of finding some."""
 
@@ -52,9 +51,7 @@ def describer(detector: Detector, markers: MarkerModel) -> Describer:
     """
     if isinstance(detector, NearMarkers):
         return _Near(detector)
-    if isinstance(detector, DenseMarkers):
-        return _Dense(detector)
-    if isinstance(detector, StarDistDetector) and not markers.patch_px:
+    if isinstance(detector, Describer) and not markers.patch_px:
         return detector
     return _Nothing(detector)
 
@@ -67,18 +64,7 @@ class _Near:
         return near_dense(None, self.reader.infer(tile), self.reader)
 
     def describe(self, dense: NearDense, nuclei: Stars) -> Detection:
-        return _plain(nuclei, near=dense.read(nuclei.outlines.astype(np.float32)))
-
-
-class _Dense:
-    def __init__(self, markers: DenseMarkers):
-        self.markers, self.align_px = markers, markers.align_px
-
-    def infer(self, tile: NDArray[np.uint8]) -> DenseTile:
-        return self.markers.infer(tile)
-
-    def describe(self, dense: DenseTile, nuclei: Stars) -> Detection:
-        return _plain(nuclei, self.markers.logits(dense.features, nuclei.centers - 0.5))
+        return described(nuclei, near=dense.read(nuclei.outlines.astype(np.float32)))
 
 
 class _Nothing:
@@ -91,13 +77,4 @@ class _Nothing:
         return None
 
     def describe(self, dense: None, nuclei: Stars) -> Detection:
-        return _plain(nuclei)
-
-
-def _plain(
-    nuclei: Stars,
-    logits: NDArray[np.float32] | None = None,
-    near: NDArray[np.float32] | None = None,
-) -> Detection:
-    unsure = np.full(len(nuclei), np.nan, np.float32)
-    return Detection(nuclei.outlines.astype(np.float32), unsure, logits, {}, near)
+        return described(nuclei)

@@ -6,78 +6,23 @@ of the pixels of the near scale that costs little.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lymphinfer.compute import channels_last
+from lymphinfer.markers.configs import FAR_MPP as FAR_MPP
+from lymphinfer.markers.configs import HALO_PX as HALO_PX
+from lymphinfer.markers.configs import FarConfig as FarConfig
 from lymphinfer.nuclei.stardist.batch_norm import adopt_folded, folded_state
 from lymphinfer.nuclei.stardist.network import ConvBlock
-from lymphinfer.validation import Count, table
-
-FAR_MPP = 1.3
-HALO_PX = 128
-"""Px around a nucleus that are read with it, 166 µm. The network's receptive field is wider by a
-few px, but what lies beyond moves no probability by 1e-3 (`tests/markers/test_far_scale.py`)."""
-
-
-@table
-@dataclass(frozen=True)
-class FarConfig:
-    """Shape of a `FarNet`.
-
-    Attributes
-    ----------
-    widths : tuple of int
-        Filters of the encoder's levels, at strides 2, 4, 8, and so on.
-    blocks : tuple of int
-        Residual blocks of each level.
-    features : int
-        Channels that `FarNet.forward` returns.
-    outputs : tuple of str
-        What `FarNet.tell` says of a nucleus, by name: channels of the stain, or a marker given its
-        parent.
-    hidden : int
-        Width of the layer between features and outputs.
-    mpp : float
-        Pixel size of the input, µm/px.
-    batch_norm : bool
-        Batch normalisation behind each convolution. Folded away for inference.
-    """
-
-    widths: tuple[Count, ...] = (48, 80, 128, 192)
-    blocks: tuple[Count, ...] = (1, 2, 2, 2)
-    features: Count = 64
-    outputs: tuple[str, ...] = ()
-    hidden: Count = 128
-    mpp: float = FAR_MPP
-    batch_norm: bool = False
-
-    def __post_init__(self) -> None:
-        if len(self.widths) != len(self.blocks) or len(self.widths) < 2:
-            raise ValueError(f"{self}: one number of blocks a level, and two levels or more")
-
-    @property
-    def stride(self) -> int:
-        """Input sides must be multiples of this many pixels."""
-        return int(2 ** len(self.widths))
-
-    @property
-    def out_stride(self) -> int:
-        """Input px per px of the features."""
-        return 2
-
-    @property
-    def halo_px(self) -> int:
-        """Input px around a nucleus that are read with it; a multiple of the stride."""
-        return -(-HALO_PX // self.stride) * self.stride
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for a bundle's TOML."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+from lymphinfer.transfers import Ready, beside, to_device
 
 
 def _conv(c_in: int, c_out: int, *, batch_norm: bool, **shape: Any) -> ConvBlock:
@@ -200,6 +145,63 @@ def sample_features(features: Tensor, centers: Tensor, out_stride: int) -> Tenso
         features[None].float(), where[None, None], padding_mode="border", align_corners=False
     )
     return sampled[0, :, 0].T
+
+
+class TorchFar:
+    """A `FarNet` that torch computes. Implements `lymphinfer.markers.two_scale.FarEngine`.
+
+    Parameters
+    ----------
+    net : FarNet
+        Without batch normalisation.
+    device : torch.device or str
+    autocast : torch.dtype or None
+        Half type for the convolutions, None for full precision.
+    """
+
+    def __init__(
+        self,
+        net: FarNet,
+        *,
+        device: torch.device | str = "cpu",
+        autocast: torch.dtype | None = None,
+    ):
+        self.device, self.autocast = torch.device(device), autocast
+        self.net = channels_last(net.eval(), self.device)
+        self.config = net.config
+
+    @torch.inference_mode()
+    def look(self, pixels: NDArray[np.uint8]) -> FarFeatures:
+        """See `FarEngine.look`."""
+        x = to_device(pixels, self.device).permute(2, 0, 1)[None]
+        x = (x.float() / 255).contiguous(memory_format=torch.channels_last)
+        half = self.autocast is not None
+        with torch.autocast(self.device.type, dtype=self.autocast, enabled=half):
+            features = self.net(x)
+        return FarFeatures(features[0].float())
+
+    @torch.inference_mode()
+    def tell(self, features: FarFeatures, points: NDArray[np.floating]) -> NDArray[np.float32]:
+        """See `FarEngine.tell`."""
+        where = torch.from_numpy(points.astype(np.float32))
+        with beside(features.maps.device, features.ready):
+            sampled = sample_features(features.maps, where, self.config.out_stride)
+            logits: NDArray[np.float32] = self.net.tell(sampled).float().cpu().numpy()
+        return logits
+
+    @staticmethod
+    def join(one: FarFeatures, other: FarFeatures, axis: int, kept: int, left: int) -> FarFeatures:
+        """See `FarEngine.join`."""
+        first = one.maps.narrow(axis, 0, kept)
+        second = other.maps.narrow(axis, left, other.maps.shape[axis] - left)
+        return FarFeatures(torch.cat([first, second], dim=axis))
+
+
+class FarFeatures:
+    """Features (C, h, w) of a rectangle on their device, and when they are there."""
+
+    def __init__(self, maps: Tensor):
+        self.maps, self.ready = maps, Ready(maps.device)
 
 
 def fold_batch_norm(net: FarNet) -> FarNet:

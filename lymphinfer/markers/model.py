@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from lymphinfer.errors import BundleError
 from lymphinfer.markers.calibration import Calibration
-from lymphinfer.markers.classifier import MarkerClassifier, classify_patches
+from lymphinfer.markers.configs import ClassifierConfig
 from lymphinfer.markers.patches import cut_patches, resampled
-from lymphinfer.markers.two_scale import FarScale, TwoScaleHead
+from lymphinfer.markers.two_scale import FarScale, HeadWeights
 from lymphinfer.nuclei.detector import Detection
+
+
+class PatchReader(Protocol):
+    """A patch classifier on a device."""
+
+    @property
+    def config(self) -> ClassifierConfig:
+        """Its shape."""
+
+    @property
+    def net(self) -> Any:
+        """The classifier in torch, where it is loaded; None otherwise."""
+
+    def logits(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Logits (N, n_markers) of patches, uint8 (N, S, S, 3)."""
 
 
 @dataclass(frozen=True)
@@ -46,16 +59,12 @@ class MarkerModel:
         Name of the bundle, for messages.
     outputs : tuple of HeadOutput
         One a marker, in panel order.
-    classifier : MarkerClassifier or None
+    classifier : PatchReader or None
         None where the detector brings the logits (a ``feature`` or ``dense`` bundle).
     learned : tuple of str
         Markers with a learned head, in the order of the logits.
-    device : torch.device
-    autocast : torch.dtype or None
-    run : callable, optional
-        Computes the classifier in its place, see `lymphinfer.markers.classifier.compiled`.
-    head : TwoScaleHead, optional
-        Of a ``two-scale`` bundle, on the CPU.
+    head : HeadWeights, optional
+        Of a ``two-scale`` bundle.
     far : FarScale, optional
         What sees the neighbourhoods for it.
     patch_zoom : float
@@ -64,12 +73,9 @@ class MarkerModel:
 
     bundle: str
     outputs: tuple[HeadOutput, ...]
-    classifier: MarkerClassifier | None
+    classifier: PatchReader | None
     learned: tuple[str, ...]
-    device: torch.device
-    autocast: torch.dtype | None
-    run: Callable[[Tensor], Tensor] | None = None
-    head: TwoScaleHead | None = None
+    head: HeadWeights | None = None
     far: FarScale | None = None
     patch_zoom: float = 1.0
 
@@ -110,30 +116,15 @@ class MarkerModel:
     ) -> NDArray[np.float32]:
         """Logits (N, len(learned)) of nuclei, from their patches or detection, and far features."""
         if self.head is not None:
-            return self._two_scale(detection.near, far)
+            return self.head(detection.near, far)
         if self.classifier is not None and patches is not None:
-            return classify_patches(
-                self.classifier,
-                patches,
-                device=self.device,
-                autocast=self.autocast,
-                run=self.run,
-            )
+            return self.classifier.logits(patches)
         if detection.marker_logits is None:
             raise BundleError(
                 f"bundle {self.bundle}: its marker model reads the detector's dense head, "
                 "but the detector has none"
             )
         return detection.marker_logits[:, : len(self.learned)]
-
-    @torch.inference_mode()
-    def _two_scale(
-        self, near: NDArray[np.float32] | None, far: NDArray[np.float32] | None
-    ) -> NDArray[np.float32]:
-        assert self.head is not None
-        scales = (None if x is None else torch.from_numpy(x) for x in (near, far))
-        logits: NDArray[np.float32] = self.head(*scales).numpy()
-        return logits
 
     def head_outputs(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """Calibrated head outputs.

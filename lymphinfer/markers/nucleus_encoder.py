@@ -14,17 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from lymphinfer.markers.backbone_parts import IMAGENET_MEAN, IMAGENET_STD, FreezableBackbone
-from lymphinfer.nuclei.stardist.network import (
-    ResidualStarDistNet,
-    StarDistConfig,
-    build_network,
-)
+from lymphinfer.markers.nucleus_graph import CENTRAL_SIGMA_CELLS, CENTRAL_SIGMA_PX, CONFIG
+from lymphinfer.markers.nucleus_graph import NAME as NAME
+from lymphinfer.nuclei.stardist.network import ResidualStarDistNet, build_network
 
-NAME = "stardist-resnet"
-CONFIG = StarDistConfig(encoder="resnet", n_blocks=3, n_conv_after_unet=96, n_markers=1)
-# Of the Gaussian that weighs the centre, patch px, and in cells of a map at least; a nucleus is
-# some 25 px wide at 0.325 µm/px.
-CENTRAL_SIGMA_PX, CENTRAL_SIGMA_CELLS = 3.0, 0.5
 _UNUSED = ("prob.", "dist.", "marker.1.", "marker_context.")
 
 

@@ -6,83 +6,61 @@ far, at 1.3 µm/px, what a `FarNet` says. Either may be missing, and a learned v
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn import functional as F
 
-from lymphinfer.compute import channels_last
-from lymphinfer.markers.far_scale import FarNet, sample_features
+from lymphinfer.markers.configs import FarConfig, TwoScaleConfig
+from lymphinfer.markers.sampling import bilinear
 from lymphinfer.nuclei.detector import Detection, Detector, polygon_centroids
+from lymphinfer.nuclei.stardist.dense import Moment
 from lymphinfer.nuclei.stardist.detector import StarDistDetector, TilePrediction
-from lymphinfer.nuclei.stardist.network import StarDistNet
-from lymphinfer.runtime import OpenVinoNet
-from lymphinfer.transfers import Ready, beside, to_device
-from lymphinfer.validation import Count, table
 
 RINGS = ((0.35, 1.0), (0.75, 2.0))
 """Shares of the way from a nucleus' centroid to its outline where it is read, and their weights."""
 SPOKES = 8
 
 
-@table
-@dataclass(frozen=True)
-class TwoScaleConfig:
-    """Shape of a `TwoScaleHead`.
-
-    Attributes
-    ----------
-    markers : tuple of str
-        Names of the logits, in panel order.
-    near, far : int
-        Numbers a nucleus has at each scale: filters of the marker head's last layer, outputs of
-        the far network.
-    hidden : int
-        Width of the layer that reads both.
-    """
-
-    markers: tuple[str, ...]
-    near: Count = 128
-    far: Count = 19
-    hidden: Count = 64
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for a bundle's TOML."""
-        return asdict(self) | {"markers": list(self.markers)}
-
-
-class TwoScaleHead(nn.Module):
-    """Logits of a nucleus from its two feature vectors.
+class HeadWeights:
+    """Logits of a nucleus from its two feature vectors: a `TwoScaleHead` that has learned.
 
     Parameters
     ----------
     config : TwoScaleConfig
+    weights : mapping of str to ndarray
+        By the names of `lymphinfer.markers.two_scale_head.TwoScaleHead`.
+
+    Raises
+    ------
+    ValueError
+        The weights are not those of the configuration.
     """
 
-    def __init__(self, config: TwoScaleConfig):
-        super().__init__()
+    def __init__(self, config: TwoScaleConfig, weights: Mapping[str, NDArray[np.floating]]):
         self.config = config
-        self.near = nn.Linear(config.near, config.hidden, bias=False)
-        self.far = nn.Linear(config.far, config.hidden, bias=False)
-        self.bias = nn.Parameter(torch.zeros(config.hidden))
-        self.without_near = nn.Parameter(torch.zeros(config.near))
-        self.without_far = nn.Parameter(torch.zeros(config.far))
-        self.out = nn.Linear(config.hidden, len(config.markers))
-        # What one scale says by itself, which a few thousand nuclei are enough to learn.
-        self.near_out = nn.Linear(config.near, len(config.markers), bias=False)
-        self.far_out = nn.Linear(config.far, len(config.markers), bias=False)
+        near, far, hidden, out = config.near, config.far, config.hidden, len(config.markers)
+        shapes = {
+            "near.weight": (hidden, near), "far.weight": (hidden, far), "bias": (hidden,),
+            "without_near": (near,), "without_far": (far,), "out.weight": (out, hidden),
+            "out.bias": (out,), "near_out.weight": (out, near), "far_out.weight": (out, far),
+        }  # fmt: skip
+        found = {name: np.array(values, np.float32) for name, values in weights.items()}
+        if (shape := {name: values.shape for name, values in found.items()}) != shapes:
+            wrong = sorted(n for n in {*shape, *shapes} if shape.get(n) != shapes.get(n))
+            raise ValueError(f"{', '.join(wrong)}: missing, or not of the head's shape")
+        self.weights = found
 
-    def forward(self, near: Tensor | None, far: Tensor | None) -> Tensor:
+    def __call__(
+        self, near: NDArray[np.float32] | None, far: NDArray[np.float32] | None
+    ) -> NDArray[np.float32]:
         """Logits, (N, len(markers)).
 
         Parameters
         ----------
-        near : Tensor of float, (N, config.near), or None
-        far : Tensor of float, (N, config.far), or None
+        near : ndarray of float32, (N, config.near), or None
+        far : ndarray of float32, (N, config.far), or None
             A row of NaN is a nucleus that this scale has not seen, None that no nucleus was seen.
 
         Raises
@@ -93,17 +71,22 @@ class TwoScaleHead(nn.Module):
         rows = next((len(x) for x in (near, far) if x is not None), None)
         if rows is None:
             raise ValueError("a nucleus without either scale has nothing to be told by")
-        near = _filled(near, self.without_near, rows)
-        far = _filled(far, self.without_far, rows)
-        hidden = F.relu(self.near(near) + self.far(far) + self.bias)
-        logits: Tensor = self.out(hidden) + self.near_out(near) + self.far_out(far)
+        w = self.weights
+        near = _filled(near, w["without_near"], rows)
+        far = _filled(far, w["without_far"], rows)
+        hidden = np.maximum(near @ w["near.weight"].T + far @ w["far.weight"].T + w["bias"], 0)
+        logits: NDArray[np.float32] = hidden @ w["out.weight"].T + w["out.bias"]
+        logits += near @ w["near_out.weight"].T + far @ w["far_out.weight"].T
         return logits
 
 
-def _filled(values: Tensor | None, missing: Tensor, rows: int) -> Tensor:
+def _filled(
+    values: NDArray[np.float32] | None, missing: NDArray[np.float32], rows: int
+) -> NDArray[np.float32]:
     if values is None:
-        return missing.expand(rows, -1)
-    return torch.where(values.isnan(), missing, values)
+        return np.broadcast_to(missing, (rows, len(missing)))
+    filled: NDArray[np.float32] = np.where(np.isnan(values), missing, values)
+    return filled
 
 
 def near_points(polygons: NDArray[np.floating]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -155,18 +138,11 @@ def near_features(
     ndarray of float32, (N, C)
         The border's values beyond the maps.
     """
-    if not len(points):
-        return np.empty((0, len(maps)), np.float32)
-    size = np.array(maps.shape[:0:-1], np.float32)
+    count, each = points.shape[:2]
     # The maps' first pixel is centred at 1.5 of the network's px: strides begin at pixel centres.
     index = (np.asarray(points, np.float32) - 0.375 * step_px) / step_px
-    where = torch.from_numpy((index + 0.5) / size * 2 - 1)
-    read = F.grid_sample(
-        torch.from_numpy(maps)[None], where[None], padding_mode="border", align_corners=False
-    )[0]
-    mean: NDArray[np.float32] = np.einsum(
-        "cnk,k->nc", read.numpy(), np.asarray(weights, np.float32)
-    )
+    read = bilinear(maps, *index.reshape(-1, 2).T).reshape(count, each, len(maps))
+    mean: NDArray[np.float32] = np.einsum("nkc,k->nc", read, np.asarray(weights, np.float32))
     return mean
 
 
@@ -178,7 +154,7 @@ class NearDense:
         dense: Any,
         maps: NDArray[np.float32],
         step_px: NDArray[np.float32],
-        ready: Ready | None = None,
+        ready: Moment | None = None,
     ):
         self.dense, self.maps, self.step_px, self.ready = dense, maps, step_px, ready
 
@@ -192,48 +168,18 @@ class NearDense:
 class NearMarkers:
     """A detector whose nuclei come with near features.
 
-    Implements `Detector`. Where the detector is the very network that the features come from, one
-    pass serves both.
+    Implements `Detector`. Where the detector is the reader itself, one pass serves both.
 
     Parameters
     ----------
     detector : Detector
-    net : StarDistNet
+    reader : StarDistDetector
         Whose marker features are read; ``config.marker_features`` is on.
-    mpp, working_mpp : float
-        Pixel sizes of that network and of the tiles, µm/px.
-    device : torch.device or str
-    autocast : torch.dtype or None
-    runtime : str
     """
 
-    def __init__(
-        self,
-        detector: Detector,
-        net: StarDistNet,
-        *,
-        mpp: float,
-        working_mpp: float,
-        device: torch.device | str = "cpu",
-        autocast: torch.dtype | None = None,
-        runtime: str = "torch",
-    ):
-        self.detector = detector
-        self.shared = isinstance(detector, StarDistDetector) and detector.net is net
-        self.reader = (
-            detector
-            if isinstance(detector, StarDistDetector) and self.shared
-            else StarDistDetector(
-                net,
-                mpp=mpp,
-                working_mpp=working_mpp,
-                prob_threshold=1.0,
-                nms_threshold=0.5,
-                device=device,
-                autocast=autocast,
-                runtime=runtime,
-            )
-        )
+    def __init__(self, detector: Detector, reader: StarDistDetector):
+        self.detector, self.reader = detector, reader
+        self.shared = detector is reader
 
     @property
     def align_px(self) -> int:
@@ -263,83 +209,86 @@ def near_dense(dense: Any, read: TilePrediction, reader: StarDistDetector) -> Ne
     """What `NearMarkers.decode` wants of a tile's predictions."""
     maps = read.dense.marker_features
     assert maps is not None
-    step_px = (2 * reader.net.config.grid / np.array(read.scale)).astype(np.float32)
+    step_px = (2 * reader.config.grid / np.array(read.scale)).astype(np.float32)
     return NearDense(dense, maps, step_px, read.dense.ready)
 
 
+class FarEngine(Protocol):
+    """A far network without batch normalisation on a device."""
+
+    @property
+    def config(self) -> FarConfig:
+        """Its shape."""
+
+    @property
+    def net(self) -> Any:
+        """The network in torch, where it is loaded; None otherwise."""
+
+    def look(self, pixels: NDArray[np.uint8]) -> Any:
+        """Features of a rectangle (H, W, 3) of RGB, which stay on the device."""
+
+    def tell(self, features: Any, points: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Logits (N, outputs) of nuclei at (N, 2) places (x, y) of the rectangle, px."""
+
+    def join(self, one: Any, other: Any, axis: int, kept: int, left: int) -> Any:
+        """The first `kept` features of one along an axis, and the other's without `left`."""
+
+
 class FarMap:
-    """What a `FarNet` sees of a rectangle.
+    """What a far network sees of a rectangle.
 
     Parameters
     ----------
-    net : FarNet
-    features : Tensor of float32, (C, h, w)
-        On its device.
+    engine : FarEngine
+    features : object
+        Of ``engine.look``.
     origin_px : tuple of int
         The rectangle's corner (x, y) on the far grid, px.
     """
 
-    def __init__(self, net: FarNet, features: Tensor, origin_px: tuple[int, int]):
-        self.net, self.features, self.origin_px = net, features, origin_px
-        self.ready = Ready(features.device)
+    def __init__(self, engine: FarEngine, features: Any, origin_px: tuple[int, int]):
+        self.engine, self.features, self.origin_px = engine, features, origin_px
 
-    @torch.inference_mode()
     def at(self, centers_far: NDArray[np.floating]) -> NDArray[np.float32]:
         """Logits (N, outputs) of nuclei (x, y) on the far grid, the slide's corner at (0, 0)."""
         centers = np.asarray(centers_far, np.float64) - np.array(self.origin_px)
-        points = torch.from_numpy(centers.astype(np.float32))
-        with beside(self.features.device, self.ready):
-            sampled = sample_features(self.features, points, self.net.config.out_stride)
-            logits: NDArray[np.float32] = self.net.tell(sampled).float().cpu().numpy()
-        return logits
+        return self.engine.tell(self.features, centers)
+
+    def with_next(self, other: FarMap, axis: int, kept_px: int, left_px: int) -> FarMap:
+        """Its first pixels along an axis (1 down, 2 across), and those of another behind."""
+        step = self.engine.config.out_stride
+        features = self.engine.join(
+            self.features, other.features, axis, kept_px // step, left_px // step
+        )
+        return FarMap(self.engine, features, self.origin_px)
 
 
 class FarScale:
-    """A `FarNet` on one device.
+    """What reads the far scale of a slide.
 
     Parameters
     ----------
-    net : FarNet
-        Without batch normalisation.
-    device : torch.device or str
-    autocast : torch.dtype or None
-    runtime : str
-        ``"torch"``, or ``"openvino"`` on the CPU.
+    engine : FarEngine
     """
 
-    def __init__(
-        self,
-        net: FarNet,
-        *,
-        device: torch.device | str = "cpu",
-        autocast: torch.dtype | None = None,
-        runtime: str = "torch",
-    ):
-        self.device, self.autocast = torch.device(device), autocast
-        self.net = channels_last(net.eval(), self.device)
-        side = 4 * net.config.stride
-        self.run: OpenVinoNet[Tensor] | None = (
-            OpenVinoNet(self.net, lambda maps: maps[0], autocast=autocast, example=(side, side))
-            if runtime == "openvino"
-            else None
-        )
+    def __init__(self, engine: FarEngine):
+        self.engine, self.config = engine, engine.config
 
     @property
     def mpp(self) -> float:
         """Pixel size that it reads, µm/px."""
-        return self.net.config.mpp
+        return self.config.mpp
 
     def box(self, x0: float, y0: float, x1: float, y1: float) -> tuple[int, int, int, int]:
         """Rectangle to read for nuclei within another one, far px.
 
         Its corners are multiples of the stride, so that every rectangle sees the same pixel grid.
         """
-        stride, halo = self.net.config.stride, self.net.config.halo_px
+        stride, halo = self.config.stride, self.config.halo_px
         left, top = (int(np.floor(v / stride)) * stride - halo for v in (x0, y0))
         right, bottom = (int(np.ceil(v / stride)) * stride + halo for v in (x1, y1))
         return left, top, right, bottom
 
-    @torch.inference_mode()
     def infer(self, pixels: NDArray[np.uint8], origin_px: tuple[int, int]) -> FarMap:
         """Features of a rectangle of the far grid.
 
@@ -350,12 +299,7 @@ class FarScale:
         origin_px : tuple of int
             Its corner (x, y).
         """
-        x = to_device(pixels, self.device).permute(2, 0, 1)[None]
-        x = (x.float() / 255).contiguous(memory_format=torch.channels_last)
-        half = self.autocast is not None
-        with torch.autocast(self.device.type, dtype=self.autocast, enabled=half):
-            features = (self.run or self.net)(x)
-        return FarMap(self.net, features[0].float(), origin_px)
+        return FarMap(self.engine, self.engine.look(pixels), origin_px)
 
 
 def mirrored(

@@ -73,6 +73,24 @@ class Stars:
         return Stars(*(places / scale - corner for places in vars(self).values()))
 
 
+def described(
+    nuclei: Stars,
+    logits: NDArray[np.float32] | None = None,
+    near: NDArray[np.float32] | None = None,
+) -> Detection:
+    """Nuclei that were there already, in their order: without a probability.
+
+    Parameters
+    ----------
+    nuclei : Stars
+        In tile px.
+    logits : ndarray of float32, (N, n_markers), optional
+    near : ndarray of float32, (N, C), optional
+    """
+    unsure = np.full(len(nuclei), np.nan, np.float32)
+    return Detection(nuclei.outlines.astype(np.float32), unsure, logits, {}, near)
+
+
 def polygon_centroids(polygons: NDArray[np.floating]) -> NDArray[np.float64]:
     """Area centroids of polygons of equal vertex count.
 

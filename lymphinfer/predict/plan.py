@@ -18,14 +18,13 @@ from lymphinfer.bundles.loading import Bundle, load_bundle
 from lymphinfer.cells.given import GivenNuclei
 from lymphinfer.cells.naming import PARTS, SUMMARY, slide_stem
 from lymphinfer.cells.parts import is_done, write_part
-from lymphinfer.compute import half_type, precision_name, resolve_device
+from lymphinfer.engine import choose_engine
 from lymphinfer.errors import LymphinferError, SlideError
 from lymphinfer.predict.areas import Limits, area_warnings, find_regions, read_limits
 from lymphinfer.predict.earlier import earlier_mark, finished, remove_parts, remove_views
 from lymphinfer.predict.pipeline import OnTile, StageClock, TilePipeline
 from lymphinfer.predict.result import SlideResult
 from lymphinfer.predict.settings import PredictSettings, fingerprint
-from lymphinfer.runtime import choose_runtime
 from lymphinfer.slides import Shard, Slide, TileGrid, check_stain, tissue_mask
 
 SHARD_PX = 4096
@@ -147,14 +146,12 @@ def load(settings: PredictSettings) -> Bundle:
     BundleError
         It cannot be used, or has no operating point of the settings' name.
     """
-    device = resolve_device(settings.device)
     used_manifest(settings.bundle, settings.detector).calls_at(settings.operating_point)
     return load_bundle(
         settings.bundle,
         detector=settings.detector,
-        device=device,
-        autocast=half_type(device, settings.precision),
-        runtime=choose_runtime(device, settings.runtime),
+        engine=choose_engine(settings.device, settings.precision, settings.runtime),
+        trainable=False,
     )
 
 
@@ -190,7 +187,7 @@ def plan_slide(
     manifest = bundle.manifest
     manifest.calls_at(settings.operating_point)
     hierarchy = settings.hierarchy or manifest.hierarchy
-    precision = precision_name(bundle.markers.autocast)
+    precision, runtime = bundle.engine.precision, bundle.engine.runtime
     if settings.tile_px % bundle.detector.align_px:
         raise LymphinferError(
             f"--tile {settings.tile_px}: a multiple of {bundle.detector.align_px} (the detector's "
@@ -216,13 +213,13 @@ def plan_slide(
             **limits.hashes,
         )
 
-    mark = mark_of(precision, bundle.runtime)
+    mark = mark_of(precision, runtime)
     parts = folder / PARTS
     if settings.redo:
         remove_parts(parts)
     else:
         file = folder / f"{slide_stem(slide.path)}.{settings.format}"
-        marks = {mark, earlier_mark(folder, settings, precision, bundle.runtime, mark_of)}
+        marks = {mark, earlier_mark(folder, settings, precision, runtime, mark_of)}
         regions_sha256 = None if regions is None else regions[1]
         summary = finished(folder, file, marks, settings, regions_sha256)
         if summary is not None:
@@ -252,8 +249,8 @@ def plan_slide(
         mark=mark,
         hierarchy=hierarchy,
         precision=precision,
-        runtime=bundle.runtime,
-        device=str(bundle.markers.device),
+        runtime=runtime,
+        device=bundle.engine.device,
         bundle_sha256=manifest.sha256,
         grid=grid,
         shards=shards,
@@ -307,7 +304,7 @@ def predict_shards(
     if slide is None:
         with plan.settings.open(plan.path) as opened:
             return predict_shards(plan, ids, bundle, slide=opened, on_tile=on_tile)
-    found = bundle.manifest.sha256, precision_name(bundle.markers.autocast), bundle.runtime
+    found = bundle.manifest.sha256, bundle.engine.precision, bundle.engine.runtime
     if found != (plan.bundle_sha256, plan.precision, plan.runtime):
         raise LymphinferError(
             f"this worker has bundle {found[0][:12]}… in {found[1]} by {found[2]}, the slide was "

@@ -125,8 +125,8 @@ def look_far(slide: Slide, far: FarScale, centers: NDArray[np.float64]) -> F32:
     places = centers * (slide.mpp / far.mpp)
     size = np.array(slide.dimensions_at(far.mpp))
     places = np.clip(places, 0, size)
-    halo = far.net.config.halo_px
-    found = np.empty((len(places), len(far.net.config.outputs)), np.float32)
+    halo = far.config.halo_px
+    found = np.empty((len(places), len(far.config.outputs)), np.float32)
     for tile in _tiles(slide, far.mpp, halo, places):
         box = far.box(*tile.core)
         x0, y0 = max(box[0], 0), max(box[1], 0)

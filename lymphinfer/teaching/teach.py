@@ -17,10 +17,9 @@ from lymphinfer.bundles.loading import load_bundle
 from lymphinfer.bundles.registry import DEFAULT_BUNDLE
 from lymphinfer.bundles.schema import BundleManifest
 from lymphinfer.cells.naming import slide_stem
-from lymphinfer.compute import half_type, resolve_device
+from lymphinfer.engine import choose_engine
 from lymphinfer.errors import AnnotationError, LymphinferError
 from lymphinfer.markers.hierarchy import apply_hierarchy
-from lymphinfer.runtime import choose_runtime
 from lymphinfer.slides import open_slide
 from lymphinfer.teaching.learning import Taught, teach_marker, too_little
 from lymphinfer.teaching.marked import read_marked
@@ -166,13 +165,8 @@ def teach(
     options = options or TeachOptions()
     if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
         raise LymphinferError(f"--out {out}: is there already; name a new folder for the bundle")
-    device = resolve_device(options.device)
-    bundle = load_bundle(
-        options.base,
-        device=device,
-        autocast=half_type(device, options.precision),
-        runtime=choose_runtime(device, options.runtime),
-    )
+    engine = choose_engine(options.device, options.precision, options.runtime)
+    bundle = load_bundle(options.base, engine=engine)
     layer = teachable(bundle)
     found = look(slides, annotations, layer, options, on_slide)
     taught, refused = teach_markers(found, layer)

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lymphinfer.bundles.loading import Bundle
+from lymphinfer.bundles.torch_networks import dense_net
 from lymphinfer.errors import BundleError
-from lymphinfer.markers.two_scale import NearMarkers, TwoScaleHead
+from lymphinfer.markers.two_scale import HeadWeights, NearMarkers
 from lymphinfer.nuclei.detector import Detection
 from lymphinfer.nuclei.stardist.detector import StarDistDetector
 
@@ -107,24 +108,18 @@ def teachable(bundle: Bundle) -> Teachable:
     )
 
 
-def _two_scale(bundle: Bundle, head: TwoScaleHead) -> Teachable:
+def _two_scale(bundle: Bundle, head: HeadWeights) -> Teachable:
     near_width = head.config.near
 
     def read(detection: Detection) -> F32:
         assert detection.near is not None
         return detection.near
 
-    @torch.inference_mode()
     def logits(features: F32) -> F32:
-        near, far = (
-            torch.from_numpy(np.ascontiguousarray(part))
-            for part in (features[:, :near_width], features[:, near_width:])
-        )
-        found: F32 = head(near, far).numpy()
-        return found
+        return head(features[:, :near_width], features[:, near_width:])
 
     def changed(changes: Mapping[str, Change]) -> dict[str, Tensor]:
-        state = {name: value.clone() for name, value in head.state_dict().items()}
+        state = {name: torch.from_numpy(v.copy()) for name, v in head.weights.items()}
         for marker, change in changes.items():
             row = head.config.markers.index(marker)
             weights = torch.from_numpy(change.weights).float()
@@ -146,13 +141,13 @@ def _feature(bundle: Bundle, detector: StarDistDetector, last: nn.Conv2d) -> Tea
     with torch.no_grad():
         open_.weight.copy_(torch.eye(last.in_channels)[:, :, None, None])
         cast(Tensor, open_.bias).zero_()
-    cast(nn.Sequential, detector.net.marker)[-1] = open_.to(detector.device)
-    # What was compiled before has the old layer.
+    cast(nn.Sequential, detector.net.marker)[-1] = open_
+    detector.net.config = replace(detector.config, n_markers=last.in_channels)
+    # What was built before has the old layer.
     fresh = StarDistDetector(
-        detector.net, mpp=1.0, working_mpp=detector.scale,
+        dense_net(detector.net, bundle.engine), mpp=1.0, working_mpp=detector.scale,
         prob_threshold=detector.prob_threshold, nms_threshold=detector.nms_threshold,
-        device=detector.device, autocast=detector.autocast, refine_at=detector.refine_at,
-        runtime="torch" if detector.run is None else "openvino",
+        refine_at=detector.refine_at,
     )  # fmt: skip
 
     def read(detection: Detection) -> F32:

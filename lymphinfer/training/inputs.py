@@ -13,8 +13,8 @@ from pathlib import Path
 from lymphinfer.bundles.composing import used_manifest
 from lymphinfer.errors import BundleError, DataError
 from lymphinfer.markers.hovernet import backbone_config, side_problem
-from lymphinfer.markers.nucleus_encoder import CONFIG as ENCODER_CONFIG
 from lymphinfer.markers.nucleus_encoder import NAME as NUCLEUS_ENCODER
+from lymphinfer.markers.nucleus_graph import CONFIG as ENCODER_CONFIG
 from lymphinfer.orion.check import check_cohort
 from lymphinfer.orion.cohort import Cohort, scan_cohort
 from lymphinfer.orion.dataset import PatchSettings, prepare_patches

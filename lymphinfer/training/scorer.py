@@ -149,7 +149,7 @@ def bundle_scorer(source: str | Path) -> Scorer:
         return raw, final
 
     thresholds = tuple(math.nan if at is None else at.threshold for at in manifest.calls_at())
-    return Scorer(manifest.name, model.classifier, manifest.panel, thresholds, finish)
+    return Scorer(manifest.name, model.classifier.net, manifest.panel, thresholds, finish)
 
 
 def run_scorer(folder: Path) -> Scorer:

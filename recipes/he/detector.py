@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -40,8 +40,9 @@ from lymphinfer.nuclei.datasets import AnnotatedImage
 from lymphinfer.nuclei.metrics import score_segmentation
 from lymphinfer.nuclei.stardist.batch_norm import unfold_batch_norm
 from lymphinfer.nuclei.stardist.decode import decode, refine
+from lymphinfer.nuclei.stardist.dense import DensePrediction
 from lymphinfer.nuclei.stardist.detector import StarDistDetector
-from lymphinfer.nuclei.stardist.infer import DensePrediction, predict_dense
+from lymphinfer.nuclei.stardist.infer import predict_dense
 from lymphinfer.nuclei.stardist.network import (
     StarDistConfig,
     StarDistNet,
@@ -89,7 +90,7 @@ def network_of(start: str) -> StarDistNet:
     found = load_bundle(start).detector
     if not isinstance(found, StarDistDetector):
         raise SystemExit(f"{start}: its detector is no StarDist")
-    return found.net
+    return cast(StarDistNet, found.net)
 
 
 def unfolded(start: str, sets: dict[str, list[AnnotatedImage]]) -> dict[str, Tensor]:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from lymphinfer.compute import half_type
 from lymphinfer.markers.calibration import fit_calibration
-from lymphinfer.markers.far_scale import FarNet
+from lymphinfer.markers.far_scale import FarNet, TorchFar
 from lymphinfer.markers.two_scale import FarScale, mirrored
 from lymphinfer.nuclei.augment import perturb_optics, perturb_stain
 from recipes.he.crc01 import (
@@ -125,7 +125,7 @@ def far_logits(
     found = np.full((len(near["labels"]), len(OUTPUTS)), np.nan, np.float32)
     for number, image in enumerate(images):
         run = run_for(image, number, runs)
-        far = FarScale(run.net, device=device, autocast=half_type(torch.device(device)))
+        far = FarScale(TorchFar(run.net, device=device, autocast=half_type(device)))
         pixels, origin, corner = far_pixels(image, slide, far)
         for copy in np.unique(near["copy"]):
             rows = np.flatnonzero((near["image"] == number) & (near["copy"] == copy))

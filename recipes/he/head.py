@@ -23,7 +23,8 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lymphinfer.markers.two_scale import TwoScaleConfig, TwoScaleHead
+from lymphinfer.markers.configs import TwoScaleConfig
+from lymphinfer.markers.two_scale_head import TwoScaleHead
 from recipes.he.crc01 import MARKERS, PARENTS
 from recipes.he.far import OUTPUTS
 from recipes.he.near_sets import SETS

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from lymphinfer.bundles.loading import Bundle, load_bundle
 from lymphinfer.compute import half_type
+from lymphinfer.engine import choose_engine
 from lymphinfer.markers.two_scale import near_points
 from lymphinfer.nuclei.augment import Augmentation, perturb_optics, perturb_stain
 from lymphinfer.nuclei.detector import polygon_centroids
@@ -27,7 +28,6 @@ from lymphinfer.nuclei.stardist.compact import CompactStarDistNet
 from lymphinfer.nuclei.stardist.detector import StarDistDetector
 from lymphinfer.nuclei.stardist.infer import to_input
 from lymphinfer.nuclei.stardist.network import ResidualStarDistNet
-from lymphinfer.runtime import choose_runtime
 from recipes.he.near_sets import MPP, SETS, at_mpp, labelled_nuclei, read_raw
 
 # Changed copies of an image beside the image itself: large images are many nuclei already.
@@ -134,10 +134,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    device = torch.device(arguments.device)
-    bundle = load_bundle(
-        arguments.bundle, device=device, autocast=half_type(device), runtime=choose_runtime(device)
-    )
+    bundle = load_bundle(arguments.bundle, engine=choose_engine(arguments.device))
     net = reader_of(bundle)
     np.savez(arguments.out / "reader.npz", **layers_of(net))  # type: ignore[arg-type]
     for name in arguments.sets.split(","):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from lymphinfer.markers.calibration import Calibration, fit_calibration
-from lymphinfer.markers.two_scale import TwoScaleHead
+from lymphinfer.markers.two_scale_head import TwoScaleHead
 from recipes.he.crc01 import MARKERS, PARENTS, SINGLE_GATES
 
 

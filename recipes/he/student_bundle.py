@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
-import torch
 from safetensors.torch import load_file, save
 
 from lymphinfer.bundles.loading import load_bundle
@@ -103,7 +102,7 @@ def main() -> None:
     for name in arguments.bundles:
         folder = arguments.out / f"{name}-student"
         with_student(arguments.weights / name, folder, net, decoding)
-        load_bundle(str(folder), device=torch.device("cpu"), autocast=None, runtime="torch")
+        load_bundle(str(folder))
         print(folder)
 
 

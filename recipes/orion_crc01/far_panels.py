@@ -34,7 +34,7 @@ def measure(slide: TiledSlide, bundle: str, device: str) -> dict[str, Any]:
     loaded = load_bundle(bundle)
     if loaded.markers.far is None:
         raise SystemExit(f"bundle {bundle} has no far scale")
-    net = loaded.markers.far.net.to(device)
+    net = loaded.markers.far.engine.net.to(device)
     columns = [c for c in TEST_COLUMNS if (slide.column == c).any()]
     index, features = features_of(net, slide, columns, device=device)
     with torch.inference_mode():

@@ -11,14 +11,14 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import pytest
 import torch
 
+from lymphinfer import engine
 from lymphinfer.batch.locks import FolderLock, read_owner
 from lymphinfer.batch.places import worker_process
 from lymphinfer.batch.platform import create_exclusive, describe_exit
 from lymphinfer.cells import files
 from lymphinfer.cells.naming import safe_name, slide_places, slide_stem
-from lymphinfer.compute import half_type, resolve_device
+from lymphinfer.engine import Engine, choose_device, choose_engine
 from lymphinfer.errors import ResultError
-from lymphinfer.runtime import choose_runtime
 
 from .test_locks import _race, dead_pid, leave_behind
 
@@ -155,11 +155,9 @@ def test_a_slide_on_another_drive_is_known_by_its_whole_path(monkeypatch, tmp_pa
 def test_a_mac_computes_on_its_own_gpu_by_torch_in_float32(monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    device = resolve_device("auto")
-    assert device.type == "mps"
-    assert half_type(device) is None
-    assert choose_runtime(device) == "torch"
-    assert resolve_device("cpu").type == "cpu"
+    monkeypatch.setattr(engine, "may_have_gpu", lambda: True)
+    assert choose_engine() == Engine("mps", "fp32", "torch")
+    assert choose_device("cpu") == "cpu"
 
 
 POSIX_MODULES = {"fcntl", "grp", "pwd", "resource", "termios"}

@@ -11,6 +11,7 @@ from lymphinfer.errors import BundleError
 from lymphinfer.markers.far_scale import (
     FarConfig,
     FarNet,
+    TorchFar,
     fold_batch_norm,
     optical_density,
     sample_features,
@@ -85,7 +86,7 @@ def test_features_are_read_at_the_nucleus():
 def test_any_two_rectangles_say_the_same_of_a_nucleus():
     rng = np.random.default_rng(0)
     picture = rng.integers(0, 256, (400, 480, 3), dtype=np.uint8)
-    far = FarScale(trained_like(SMALL))
+    far = FarScale(TorchFar(trained_like(SMALL)))
     nucleus = np.array([[203.4, 190.2]])
 
     def seen_from(rectangle):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lymphinfer.errors import LymphinferError
-from lymphinfer.markers.far_scale import FarConfig, FarNet
+from lymphinfer.markers.far_scale import FarConfig, FarNet, TorchFar
 from lymphinfer.markers.memory import CarefulDevice, split_tile
 from lymphinfer.markers.two_scale import FarScale
 from lymphinfer.nuclei.detector import Detection
@@ -99,7 +99,7 @@ class SmallFar(FarScale):
     """A far scale that holds so many pixels."""
 
     def __init__(self, net: FarNet, most_px: int):
-        super().__init__(net)
+        super().__init__(TorchFar(net))
         self.most_px = most_px
 
     def infer(self, pixels, origin_px):
@@ -112,7 +112,7 @@ class SmallFar(FarScale):
 def test_a_neighbourhood_that_does_not_fit_is_seen_in_pieces(size):
     torch.manual_seed(0)
     net = FarNet(FarConfig(widths=(4, 6), blocks=(1, 1), features=5, outputs=("a",))).eval()
-    whole = FarScale(net)
+    whole = FarScale(TorchFar(net))
     height, width = size
     box = whole.box(0, 0, width, height)
     shape = box[3] - box[1], box[2] - box[0], 3

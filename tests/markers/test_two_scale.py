@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 
+from lymphinfer.bundles.torch_networks import dense_net, weights_of
+from lymphinfer.engine import Engine
 from lymphinfer.errors import BundleError
-from lymphinfer.markers.two_scale import (
-    NearMarkers,
-    TwoScaleConfig,
-    TwoScaleHead,
-    near_features,
-    near_points,
-)
+from lymphinfer.markers.configs import TwoScaleConfig
+from lymphinfer.markers.two_scale import HeadWeights, NearMarkers, near_features, near_points
+from lymphinfer.markers.two_scale_head import TwoScaleHead, head_module, head_weights
 from lymphinfer.nuclei.detector import Detection
 from lymphinfer.nuclei.stardist.detector import StarDistDetector
 from lymphinfer.nuclei.stardist.network import StarDistConfig, build_network
@@ -22,7 +22,7 @@ from lymphinfer.validation import checked
 CONFIG = TwoScaleConfig(("CD45", "CD3e"), near=6, far=3, hidden=5)
 
 
-def head() -> TwoScaleHead:
+def module() -> TwoScaleHead:
     torch.manual_seed(0)
     made = TwoScaleHead(CONFIG)
     for parameter in made.parameters():
@@ -30,17 +30,44 @@ def head() -> TwoScaleHead:
     return made.eval()
 
 
+def scales() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return rng.random((4, 6), np.float32), rng.random((4, 3), np.float32)
+
+
 def test_a_scale_that_is_missing_is_replaced_row_by_row():
-    made, near, far = head(), torch.rand(4, 6), torch.rand(4, 3)
-    gaps = near.clone()
-    gaps[1] = torch.nan
-    mixed = made(gaps, far)
-    torch.testing.assert_close(mixed[[0, 2, 3]], made(near, far)[[0, 2, 3]])
-    torch.testing.assert_close(mixed[1], made(None, far)[1])
-    torch.testing.assert_close(made(near, torch.full((4, 3), torch.nan)), made(near, None))
-    assert not torch.allclose(made(near, far), made(near, None))
-    with pytest.raises(ValueError, match="without either scale"):
-        made(None, None)
+    made, (near, far) = head_weights(module()), scales()
+    gaps = near.copy()
+    gaps[1] = np.nan
+    mixed, close = made(gaps, far), partial(np.testing.assert_allclose, rtol=1e-5)
+    close(mixed[[0, 2, 3]], made(near, far)[[0, 2, 3]])
+    close(mixed[1], made(None, far)[1])
+    close(made(near, np.full((4, 3), np.nan, np.float32)), made(near, None))
+    assert not np.allclose(made(near, far), made(near, None))
+    for head in (made, module()):
+        with pytest.raises(ValueError, match="without either scale"):
+            head(None, None)
+
+
+def test_what_has_learned_says_what_the_network_in_torch_does():
+    near, far = scales()
+    near[2], far[3] = np.nan, np.nan
+    for given in ((near, far), (None, far), (near, None)):
+        tensors = (None if x is None else torch.from_numpy(x) for x in given)
+        with torch.inference_mode():
+            told = module()(*tensors).numpy()
+        made = head_weights(module())
+        assert made(*given).dtype == np.float32
+        np.testing.assert_allclose(made(*given), told, rtol=1e-5, atol=1e-6)
+    again = head_weights(head_module(made)).weights
+    assert all((again[name] == values).all() for name, values in made.weights.items())
+
+
+def test_weights_of_another_head_are_refused_by_name():
+    weights = weights_of(module())
+    with pytest.raises(ValueError, match=r"^bias, far\.weight: missing, or not"):
+        HeadWeights(CONFIG, {k: v[:2] if k == "bias" else v for k, v in weights.items()
+                             if k != "far.weight"})  # fmt: skip
 
 
 def test_a_configuration_survives_the_manifest():
@@ -80,6 +107,12 @@ def near_net():
     return build_network(config).eval()
 
 
+def reader_of(net, engine=Engine()) -> StarDistDetector:
+    return StarDistDetector(
+        dense_net(net, engine), mpp=0.325, working_mpp=0.325, prob_threshold=0.5, nms_threshold=0.3
+    )
+
+
 class Fixed:
     """A detector of other kind, whose nuclei are given."""
 
@@ -99,7 +132,7 @@ def test_nuclei_of_any_detector_come_with_near_features():
     tile = np.random.default_rng(0).integers(0, 256, (128, 160, 3), dtype=np.uint8)
     polygons = np.stack([circle(50, 40, 7), circle(100, 80, 9)])
     net = near_net()
-    other = NearMarkers(Fixed(polygons), net, mpp=0.325, working_mpp=0.325)
+    other = NearMarkers(Fixed(polygons), reader_of(net))
     assert not other.shared
     assert other.align_px % 10 == 0 and other.align_px % net.config.stride == 0
     assert other.halo_px >= 128 and other.halo_px % other.align_px == 0
@@ -118,10 +151,8 @@ def test_nuclei_of_any_detector_come_with_near_features():
 
 def test_the_detector_itself_is_read_in_one_pass():
     net = near_net()
-    detector = StarDistDetector(
-        net, mpp=0.325, working_mpp=0.325, prob_threshold=0.5, nms_threshold=0.3
-    )
-    both = NearMarkers(detector, net, mpp=0.325, working_mpp=0.325)
+    detector = reader_of(net)
+    both = NearMarkers(detector, detector)
     assert both.shared and both.reader is detector
     dense = both.infer(np.zeros((64, 64, 3), np.uint8))
     assert dense.maps is dense.dense.dense.marker_features
@@ -132,9 +163,7 @@ def test_marker_features_are_what_the_last_layer_reads(runtime):
     if runtime == "openvino":
         pytest.importorskip("openvino")
     net = near_net()
-    detector = StarDistDetector(
-        net, mpp=0.325, working_mpp=0.325, prob_threshold=0.5, nms_threshold=0.3, runtime=runtime
-    )
+    detector = reader_of(net, Engine(runtime=runtime))
     tile = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
     dense = detector.infer(tile).dense
     last = net.marker[1]

@@ -12,7 +12,7 @@ from lymphinfer.nuclei.stardist.detector import (
     context_px,
     pool_over_rays,
 )
-from lymphinfer.nuclei.stardist.infer import averaged_output, predict_dense, to_input
+from lymphinfer.nuclei.stardist.infer import TorchStarDist, averaged_output, predict_dense, to_input
 from lymphinfer.nuclei.stardist.loss import stardist_loss
 from lymphinfer.nuclei.stardist.network import (
     MarkerContext,
@@ -252,7 +252,11 @@ def test_a_network_that_sees_further_than_tiles_are_wide_is_refused():
     config = StarDistConfig(n_filter_base=1, n_conv_after_unet=1, n_depth=6, grid=2)
     with pytest.raises(ValueError, match=r"n_depth = 6 see .* px around .*change at the seams"):
         StarDistDetector(
-            build_network(config), mpp=0.5, working_mpp=0.5, prob_threshold=0.5, nms_threshold=0.4
+            TorchStarDist(build_network(config)),
+            mpp=0.5,
+            working_mpp=0.5,
+            prob_threshold=0.5,
+            nms_threshold=0.4,
         )
 
 
@@ -260,7 +264,11 @@ def test_a_network_that_sees_further_than_tiles_are_wide_is_refused():
 def test_a_tile_s_far_edge_lies_where_it_lies_at_another_pixel_size(side):
     """A tile is resampled to whole pixels, so that its scale is not quite the one wanted."""
     detector = StarDistDetector(
-        small_net(), mpp=0.35, working_mpp=0.325, prob_threshold=0.5, nms_threshold=0.4
+        TorchStarDist(small_net()),
+        mpp=0.35,
+        working_mpp=0.325,
+        prob_threshold=0.5,
+        nms_threshold=0.4,
     )
     read = detector.infer(np.full((side, 64, 3), 200, np.uint8))
     seen = round(side * 0.325 / 0.35)
@@ -280,12 +288,12 @@ def test_the_detector_returns_polygons_in_tile_pixels_whatever_its_own_pixel_siz
 
     labels = discs()
     targets = star_targets(labels, object_probability(labels), n_rays=32, grid=2)
+    from lymphinfer.nuclei.stardist.dense import DensePrediction
     from lymphinfer.nuclei.stardist.detector import TilePrediction
-    from lymphinfer.nuclei.stardist.infer import DensePrediction
 
     dense = DensePrediction(targets.prob, targets.dist, None)
     detector = Painted(
-        small_net(), mpp=0.5, working_mpp=0.25, prob_threshold=0.5, nms_threshold=0.4
+        TorchStarDist(small_net()), mpp=0.5, working_mpp=0.25, prob_threshold=0.5, nms_threshold=0.4
     )
     centers = polygon_centroids(detector.decode(TilePrediction(dense, (0.5, 0.5))).polygons)
     # The disc around pixel (30, 30) covers [21, 40) at 0.5 um/px: its centre is 30.5, 61 at 0.25.

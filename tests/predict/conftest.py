@@ -12,8 +12,9 @@ import torch
 from lymphinfer.bundles.schema import Evidence, MarkerSpec
 from lymphinfer.bundles.writing import write_bundle
 from lymphinfer.markers.classifier import ClassifierConfig, MarkerClassifier
+from lymphinfer.markers.configs import TwoScaleConfig
 from lymphinfer.markers.far_scale import FarConfig, FarNet
-from lymphinfer.markers.two_scale import TwoScaleConfig, TwoScaleHead
+from lymphinfer.markers.two_scale_head import TwoScaleHead
 from lymphinfer.nuclei.stardist.network import StarDistConfig, StarDistNet, build_network
 
 MPP = 0.325

@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 
+from lymphinfer import engine
 from lymphinfer.batch.single import predict_slide
 from lymphinfer.bundles.composing import used_manifest
 from lymphinfer.cells.naming import (
@@ -22,7 +23,6 @@ from lymphinfer.cells.parts import list_parts
 from lymphinfer.errors import ResultError
 from lymphinfer.export.geojson import FORMATS
 from lymphinfer.export.views import VIEWS
-from lymphinfer.predict import plan as planning
 from lymphinfer.predict.finish import finish_slide
 from lymphinfer.predict.plan import load, plan_slide, predict_shards
 from lymphinfer.predict.settings import PredictSettings
@@ -106,14 +106,14 @@ def test_a_machine_of_another_kind_does_not_compute_again_what_auto_has_done(
     done, slide, disc_bundle, tmp_path, monkeypatch
 ):
     folder = shutil.copytree(done, tmp_path / "a")
-    # This machine would take another number type for itself.
-    monkeypatch.setattr(planning, "precision_name", lambda autocast: "bfloat16")
+    # This machine takes another number type for itself.
+    monkeypatch.setattr(engine, "cpu_prefers_bf16", lambda: True)
     auto = settings(disc_bundle, precision="auto", runtime="auto")
-    again = predict_slide(slide, folder, settings=auto, bundle=load(settings(disc_bundle)))
+    again = predict_slide(slide, folder, settings=auto)
     assert again.resumed_shards == again.shards > 0
     assert again.summary["arguments"]["precision"] == "fp32"
     # Asked for by name it is another result.
     named = settings(disc_bundle, precision="bf16", runtime="auto")
-    other = predict_slide(slide, folder, settings=named, bundle=load(settings(disc_bundle)))
+    other = predict_slide(slide, folder, settings=named)
     assert other.resumed_shards == 0
     assert json.loads((folder / "summary.json").read_text())["arguments"]["precision"] == "bfloat16"

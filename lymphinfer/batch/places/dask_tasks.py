@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import threading
 
-import torch
 from distributed import get_worker
 
 from lymphinfer.batch.places.dask_cluster import THREADS
 from lymphinfer.batch.places.perform import Performer, without_error
 from lymphinfer.batch.tasks import Advanced, Answer, Event, FinishTask, Task
+from lymphinfer.threads import set_threads
 
 _performer = Performer()
 # A network belongs to one thread at a time, however many threads a worker has.
@@ -40,8 +40,7 @@ def do(topic: str, task: Task) -> Answer:
     worker.log_event(topic, ("taken", task.id, worker.address))
     # Dask starts its workers with OMP_NUM_THREADS=1.
     threads = int(os.environ.get(THREADS) or worker.state.nthreads)
-    if torch.get_num_threads() != threads:
-        torch.set_num_threads(threads)
+    set_threads(threads)
     if isinstance(task, FinishTask):
         return without_error(Performer().do(task, tell))
     with _device:

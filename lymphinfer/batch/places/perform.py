@@ -24,11 +24,10 @@ from lymphinfer.bundles.composing import used_manifest
 from lymphinfer.bundles.loading import Bundle
 from lymphinfer.cells.files import check_writable
 from lymphinfer.cells.naming import LONGEST_SUFFIX, slide_stem
-from lymphinfer.compute import half_type, resolve_device
+from lymphinfer.engine import choose_engine
 from lymphinfer.predict.finish import finish_slide
 from lymphinfer.predict.plan import SlidePlan, load, plan_slide, predict_shards
 from lymphinfer.predict.settings import PredictSettings
-from lymphinfer.runtime import choose_runtime
 from lymphinfer.slides import Slide
 
 log = logging.getLogger(__name__)
@@ -48,11 +47,9 @@ class BundleCache:
 
     def get(self, settings: PredictSettings) -> Bundle:
         """Bundle of the settings on their device, loaded at most once."""
-        device = resolve_device(settings.device)
         # `auto` and what it comes to are one bundle.
-        precision = half_type(device, settings.precision)
-        runtime = choose_runtime(device, settings.runtime)
-        key = (settings.bundle, settings.detector, str(device), precision, runtime)
+        engine = choose_engine(settings.device, settings.precision, settings.runtime)
+        key = (settings.bundle, settings.detector, engine)
         with self._lock:
             bundle = self._bundles.pop(key, None) or load(settings)
             while len(self._bundles) >= self.size:

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 
-import torch
-
 from lymphinfer.batch.places.perform import Performer, without_error
 from lymphinfer.batch.platform import ignore_interrupts, stdout_to_stderr
 from lymphinfer.batch.tasks import Answered, Event, Task
+from lymphinfer.threads import set_threads
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ def main(
     connection : Connection
         Tasks in, messages out.
     device : str
-        As `resolve_device` takes it.
+        As `choose_device` takes it.
     threads : int or None
         Of the networks on the CPU and of the decoding of nuclei; all cores by default.
     log_level : int
@@ -102,7 +101,7 @@ def main(
     root = logging.getLogger()
     root.handlers, root.level = [_PipeHandler(send)], log_level
     if threads:
-        torch.set_num_threads(threads)
+        set_threads(threads)
         # StarDist brings an OpenMP of its own, which reads it when it is loaded.
         os.environ["OMP_NUM_THREADS"] = str(threads)
     if setup is not None:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch.nn import functional as F
+from PIL import Image
 
-from lymphinfer.compute import channels_last
-from lymphinfer.nuclei.detector import Detection, Stars
+from lymphinfer.nuclei.detector import Detection, Stars, described
+from lymphinfer.nuclei.stardist.config import StarDistConfig
 from lymphinfer.nuclei.stardist.decode import StarPolygons, decode, refine
-from lymphinfer.nuclei.stardist.infer import DensePrediction, Run, compiled, predict_dense
-from lymphinfer.nuclei.stardist.network import StarDistConfig, StarDistNet
+from lymphinfer.nuclei.stardist.dense import DenseNet, DensePrediction
 
 # Context that a prediction depends on, px of the network's input: with this much around it a
 # nucleus comes out the same in every tile that sees it (tests/nuclei check it). For the U-Net of
@@ -60,51 +58,47 @@ class StarDistDetector:
 
     Parameters
     ----------
-    net : StarDistNet
-        Trained network without batch normalisation.
+    engine : DenseNet
+        What computes the network.
     mpp : float
         Pixel size it was trained at, µm/px.
     working_mpp : float
         Pixel size of the tiles, µm/px.
     prob_threshold, nms_threshold : float
         Of `decode`.
-    device : torch.device or str
-    autocast : torch.dtype or None
-        Half type for the convolutions, None for full precision.
-    n_views : int
-        Mirrored views averaged a tile: 1, 4 or 8 (`averaged_output`); costs as many passes.
     refine_at : tuple of float
         Fractions of a ray at which it is measured again (`refine`); none leaves it.
-    runtime : str
-        ``"torch"``, or ``"openvino"`` on the CPU.
+
+    Raises
+    ------
+    ValueError
+        The network sees further than a tile can show, see `context_px`.
     """
 
     def __init__(
         self,
-        net: StarDistNet,
+        engine: DenseNet,
         *,
         mpp: float,
         working_mpp: float,
         prob_threshold: float,
         nms_threshold: float,
-        device: torch.device | str = "cpu",
-        autocast: torch.dtype | None = None,
-        n_views: int = 1,
         refine_at: tuple[float, ...] = (),
-        runtime: str = "torch",
     ):
-        self.context_px = context_px(net.config)
-        self.n_views, self.refine_at = n_views, refine_at
-        self.device, self.autocast = torch.device(device), autocast
-        self.net = channels_last(net.eval(), self.device)
-        self.run: Run | None = compiled(self.net, autocast) if runtime == "openvino" else None
+        self.engine, self.config, self.refine_at = engine, engine.config, refine_at
+        self.context_px = context_px(self.config)
         self.scale = working_mpp / mpp
         self.prob_threshold, self.nms_threshold = prob_threshold, nms_threshold
 
     @property
+    def net(self) -> Any:
+        """The network in torch, where the engine has one."""
+        return self.engine.net
+
+    @property
     def align_px(self) -> int:
         """Stride of the network's coarsest level, px of the tile."""
-        return int(self.net.config.stride)
+        return int(self.config.stride)
 
     @property
     def halo_px(self) -> int:
@@ -115,28 +109,16 @@ class StarDistDetector:
         """See `Detector.infer`."""
         scale = (1.0, 1.0)
         if abs(self.scale - 1) > 1e-3:
-            pixels = torch.from_numpy(tile.copy()).permute(2, 0, 1)[None].float()
             height, width = tile.shape[:2]
-            size = [max(1, round(s * self.scale)) for s in (height, width)]
-            resized = F.interpolate(pixels, size, mode="bilinear", antialias=True)
-            tile = resized[0].permute(1, 2, 0).round().clamp(0, 255).byte().numpy()
+            tile = resized(tile, *(max(1, round(s * self.scale)) for s in (width, height)))
             # Whole pixels: not quite the scale that was wanted.
-            scale = size[1] / width, size[0] / height
-        dense = predict_dense(
-            self.net,
-            tile[None],
-            device=self.device,
-            autocast=self.autocast,
-            n_views=self.n_views,
-            run=self.run,
-            wait=False,
-        )[0]
-        return TilePrediction(dense, scale)
+            scale = tile.shape[1] / width, tile.shape[0] / height
+        return TilePrediction(self.engine.predict(tile[None])[0], scale)
 
     def polygons(self, dense: DensePrediction) -> StarPolygons:
         """Nuclei of a dense prediction, px of the network's input."""
         dense.wait()
-        grid = self.net.config.grid
+        grid = self.config.grid
         found = decode(
             dense.prob,
             dense.dist,
@@ -158,7 +140,7 @@ class StarDistDetector:
             probability=found.prob,
             marker_logits=None
             if logits is None
-            else pool_over_rays(logits, found, self.net.config.grid),
+            else pool_over_rays(logits, found, self.config.grid),
         )
 
     def describe(self, dense: TilePrediction, nuclei: Stars) -> Detection:
@@ -179,12 +161,18 @@ class StarDistDetector:
         scale: NDArray[np.float32] = np.array(dense.scale, np.float32)
         edges = (nuclei.outlines - nuclei.origins[:, None]) * scale
         points = (nuclei.origins * scale - 0.5).astype(np.float32)
-        unsure = np.full(len(nuclei), np.nan, np.float32)
         pooled = None
         if logits is not None:
+            unsure = np.full(len(nuclei), np.nan, np.float32)
             found = StarPolygons(points, np.linalg.norm(edges, axis=2).astype(np.float32), unsure)
-            pooled = pool_over_rays(logits, found, self.net.config.grid)
-        return Detection(nuclei.outlines.astype(np.float32), unsure, pooled)
+            pooled = pool_over_rays(logits, found, self.config.grid)
+        return described(nuclei, pooled)
+
+
+def resized(pixels: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
+    """Pixels (H, W, 3) at another size, (height, width, 3), by a triangle where smaller."""
+    image = Image.fromarray(pixels)
+    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
 
 
 def pool_over_rays(

@@ -2,52 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import product
-from typing import NamedTuple
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
+from lymphinfer.compute import channels_last
+from lymphinfer.nuclei.stardist.dense import DensePrediction, padded
 from lymphinfer.nuclei.stardist.network import StarDistNet, StarDistOutput
-from lymphinfer.runtime import OpenVinoNet
-from lymphinfer.transfers import Ready, fetch, overlaps, to_device
+from lymphinfer.transfers import fetch, overlaps, to_device
 
 
-class DensePrediction(NamedTuple):
-    """Numpy views of one image's prediction on the output grid.
+class TorchStarDist:
+    """A StarDist that torch computes. Implements `lymphinfer.nuclei.stardist.dense.DenseNet`.
 
-    Attributes
+    Parameters
     ----------
-    prob : ndarray of float32, (h, w)
-    dist : ndarray of float32, (n_rays, h, w)
-    marker_logit : ndarray of float32 or None, (n_markers, h, w)
-    marker_features : ndarray of float32 or None, (n_marker_context, h', w')
-        On a grid half as fine, that of the padded image.
-    ready : Ready or None
-        To be waited for before the arrays are read, where they are still being copied.
+    net : StarDistNet
+        Without batch normalisation.
+    device : torch.device or str
+    autocast : torch.dtype or None
+        Half type for the convolutions, None for full precision.
+    n_views : int
+        Mirrored views averaged a tile: 1, 4 or 8 (`averaged_output`); costs as many passes.
     """
 
-    prob: NDArray[np.float32]
-    dist: NDArray[np.float32]
-    marker_logit: NDArray[np.float32] | None
-    marker_features: NDArray[np.float32] | None = None
-    ready: Ready | None = None
+    def __init__(
+        self,
+        net: StarDistNet,
+        *,
+        device: torch.device | str = "cpu",
+        autocast: torch.dtype | None = None,
+        n_views: int = 1,
+    ):
+        self.device, self.autocast, self.n_views = torch.device(device), autocast, n_views
+        self.net, self.config = channels_last(net.eval(), self.device), net.config
 
-    def wait(self) -> None:
-        """Return when the arrays may be read."""
-        if self.ready is not None:
-            self.ready.wait()
+    def predict(self, images: NDArray[np.uint8]) -> list[DensePrediction]:
+        """See `DenseNet.predict`. Returns before a GPU is done."""
+        return predict_dense(
+            self.net,
+            images,
+            device=self.device,
+            autocast=self.autocast,
+            n_views=self.n_views,
+            wait=False,
+        )
 
 
 def to_input(images: NDArray[np.uint8], stride: int, device: torch.device | str = "cpu") -> Tensor:
-    """Make a network input: [0, 1], channels last, edges mirrored to multiples of the stride.
-
-    Repeating the last pixel instead, which streaks, costs 0.002 of AUROC on CoNSeP's test images,
-    where it is 15 px on two sides of 769.
+    """Make a network input: [0, 1], channels last, edges `padded` to multiples of the stride.
 
     Parameters
     ----------
@@ -62,15 +69,10 @@ def to_input(images: NDArray[np.uint8], stride: int, device: torch.device | str 
     Tensor of float32, (B, 3, H', W')
         H' and W' are H and W rounded up.
     """
-    x = to_device(images, device if overlaps(device) else "cpu").permute(0, 3, 1, 2).float()
+    there = device if overlaps(device) else "cpu"
+    x = to_device(padded(images, stride), there).permute(0, 3, 1, 2).float()
     # By a tensor: CUDA multiplies with the reciprocal of a number.
     x.div_(torch.full((), 255.0, device=x.device))
-    bottom, right = -x.shape[-2] % stride, -x.shape[-1] % stride
-    if bottom or right:
-        # A mirror image shows one pixel less than there is.
-        mirrored = bottom < x.shape[-2] and right < x.shape[-1]
-        mode = "reflect" if mirrored else "replicate"
-        x = F.pad(x, (0, right, 0, bottom), mode=mode)
     return x.contiguous(memory_format=torch.channels_last).to(device)
 
 
@@ -88,39 +90,12 @@ def _mirror(x: Tensor, dim: int) -> Tensor:
     return torch.cat([x.narrow(dim, size - 1, 1), x.flip(dim).narrow(dim, 0, size - 1)], dim)
 
 
-Run = Callable[[Tensor], StarDistOutput]
-"""A network, or what computes it: `StarDistNet` itself, or a `lymphinfer.runtime.OpenVinoNet`."""
-
-
-def compiled(net: StarDistNet, autocast: torch.dtype | None) -> OpenVinoNet[StarDistOutput]:
-    """Let OpenVINO compute a network on the CPU.
-
-    Parameters
-    ----------
-    net : StarDistNet
-        In evaluation mode, on the CPU.
-    autocast : torch.dtype or None
-        `torch.bfloat16`, or None for float32.
-
-    Returns
-    -------
-    OpenVinoNet
-    """
-
-    def pack(maps: list[Tensor]) -> StarDistOutput:
-        return StarDistOutput(maps[0], maps[1], *maps[2:], *[None] * (4 - len(maps)))
-
-    side = net.config.stride * 4
-    return OpenVinoNet(net, pack, autocast=autocast, example=(side, side))
-
-
-def averaged_output(net: Run, x: Tensor, n_views: int, n_rays: int) -> StarDistOutput:
+def averaged_output(net: StarDistNet, x: Tensor, n_views: int, n_rays: int) -> StarDistOutput:
     """Mean prediction over mirrored and transposed views of an input (test-time averaging).
 
     Parameters
     ----------
-    net : callable
-        The network.
+    net : StarDistNet
     x : Tensor, (B, 3, H, W)
         As `StarDistNet.forward` takes it.
     n_views : int
@@ -141,7 +116,7 @@ def averaged_output(net: Run, x: Tensor, n_views: int, n_rays: int) -> StarDistO
     if n_views not in N_VIEWS:
         raise ValueError(f"{n_views} views: choose 1, 4 or 8")
     if n_views == 1:
-        return net(x)
+        return cast(StarDistOutput, net(x))
     if n_rays % 4:
         raise ValueError(f"{n_rays} rays do not map onto each other when mirrored")
     k = torch.arange(n_rays, device=x.device)
@@ -176,7 +151,6 @@ def predict_dense(
     device: torch.device | str = "cpu",
     autocast: torch.dtype | None = None,
     n_views: int = 1,
-    run: Run | None = None,
     wait: bool = True,
 ) -> list[DensePrediction]:
     """Predict images of one size.
@@ -191,8 +165,6 @@ def predict_dense(
         Half type for the convolutions, None for full precision.
     n_views : int
         Of `averaged_output`.
-    run : callable, optional
-        Computes the network in its place, see `compiled`; knows its own precision.
     wait : bool
         False: return before a GPU is done; `DensePrediction.wait` waits.
 
@@ -205,7 +177,7 @@ def predict_dense(
     h, w = -(-images.shape[1] // cfg.grid), -(-images.shape[2] // cfg.grid)
     x = to_input(images, cfg.stride, device)
     with torch.autocast(torch.device(device).type, dtype=autocast, enabled=autocast is not None):
-        output = averaged_output(run or net, x, n_views, cfg.n_rays)
+        output = averaged_output(net, x, n_views, cfg.n_rays)
     logit, seen = output.marker_logit, output.marker_features
     found = {
         "prob": output.prob_logit[:, 0, :h, :w].float().sigmoid(),

@@ -1,0 +1,157 @@
+"""Graphs for OpenVINO, built layer by layer from weights: no other library computes them.
+
+The weights are those that torch's networks learned, under the names that they have there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Layers:
+    """Layers of a graph, by the names that their weights have in the file.
+
+    The arithmetic is that of torch's layers of the same names, with which the weights were
+    learned. Nodes are (B, C, H, W).
+
+    Parameters
+    ----------
+    weights : mapping of str to ndarray
+        All that the graph holds; what is left over is a fault of the file.
+    """
+
+    def __init__(self, weights: Mapping[str, NDArray[np.floating]]):
+        import openvino.opset13 as ops
+
+        self.ops: Any = ops
+        self.weights = weights
+        self.taken: set[str] = set()
+
+    def pixels(self, divisor: float = 255.0) -> tuple[Any, Any]:
+        """Input of bytes, (B, H, W, 3), and the node that has them in [0, 1], (B, 3, H, W)."""
+        given = self.ops.parameter([-1, -1, -1, 3], np.uint8, name="pixels")
+        floats = self.ops.convert(given, "f32")
+        return given, self.ops.divide(
+            self.ops.transpose(floats, np.array([0, 3, 1, 2])), np.float32(divisor)
+        )
+
+    def take(self, name: str, shape: tuple[int, ...] | None = None) -> NDArray[np.float32]:
+        """A weight in float32.
+
+        Raises
+        ------
+        ValueError
+            It is missing, or of another shape.
+        """
+        if name not in self.weights:
+            raise ValueError(f"{name} is missing")
+        found = np.asarray(self.weights[name], np.float32)
+        if shape is not None and found.shape != shape:
+            raise ValueError(f"{name} is {found.shape}, not {shape}")
+        self.taken.add(name)
+        return found
+
+    def check_all_taken(self) -> None:
+        """See that the file holds nothing that the graph does not.
+
+        Raises
+        ------
+        ValueError
+            Names what is left over.
+        """
+        if left := sorted(set(self.weights) - self.taken):
+            raise ValueError(f"{', '.join(left[:3])} belong to no layer")
+
+    def conv(
+        self,
+        x: Any,
+        name: str,
+        c_out: int,
+        *,
+        kernel: int = 3,
+        stride: int = 1,
+        bias: bool = True,
+        relu: bool = False,
+    ) -> Any:
+        """Convolution padded to keep the size, with its bias and ReLU."""
+        shape = c_out, channels(x), kernel, kernel
+        pad = [kernel // 2] * 2
+        y = self.ops.convolution(
+            x, self.take(f"{name}.weight", shape), [stride] * 2, pad, pad, [1, 1]
+        )
+        if bias:
+            y = self.ops.add(y, self.take(f"{name}.bias", (c_out,)).reshape(1, -1, 1, 1))
+        return self.ops.relu(y) if relu else y
+
+    def block(
+        self, x: Any, name: str, c_out: int, *, kernel: int = 3, stride: int = 1, relu: bool = True
+    ) -> Any:
+        """`lymphinfer.nuclei.stardist.blocks.ConvBlock` without batch normalisation."""
+        return self.conv(x, f"{name}.conv", c_out, kernel=kernel, stride=stride, relu=relu)
+
+    def residual(self, x: Any, name: str, c_out: int, *, stride: int = 1) -> Any:
+        """`lymphinfer.nuclei.stardist.blocks.ResidualBlock` without batch normalisation."""
+        y = self.block(x, f"{name}.first", c_out, stride=stride)
+        y = self.block(y, f"{name}.second", c_out, relu=False)
+        if stride > 1 or channels(x) != c_out:
+            x = self.block(x, f"{name}.shortcut", c_out, kernel=1, stride=stride, relu=False)
+        return self.ops.relu(self.ops.add(y, x))
+
+    def linear(self, x: Any, name: str, width: int) -> Any:
+        """(B, C) to (B, width)."""
+        c_in = x.get_output_partial_shape(0)[1].get_length()
+        y = self.ops.matmul(x, self.take(f"{name}.weight", (width, c_in)), False, True)
+        return self.ops.add(y, self.take(f"{name}.bias", (width,)))
+
+    def larger(self, x: Any, times: int, mode: str) -> Any:
+        """A map with `times` as many rows and columns, ``nearest`` or ``bilinear``."""
+        how = ("nearest", "asymmetric") if mode == "nearest" else ("linear_onnx", "half_pixel")
+        scales, axes = np.full(2, times, np.float32), np.array([2, 3])
+        return self.ops.interpolate(
+            x, scales, how[0], "scales", [0] * 4, [0] * 4, how[1], "floor", axes=axes
+        )
+
+    def mean(self, x: Any, side: int, *, stride: int | None = None) -> Any:
+        """Mean over squares: side by side, or with `stride` 1 around each pixel of the map."""
+        step = side if stride is None else stride
+        pad = [side // 2 if step == 1 else 0] * 2
+        return self.ops.avg_pool(x, [step] * 2, pad, pad, [side] * 2, True)
+
+    def halved(self, x: Any) -> Any:
+        """Largest value of each two by two pixels."""
+        return self.ops.max_pool(x, [2, 2], [1, 1], [0, 0], [0, 0], [2, 2]).output(0)
+
+    def spread(self, x: Any) -> Any:
+        """Two by two pixels out of each, from four times the channels (torch's pixel_shuffle)."""
+        return self.ops.depth_to_space(x, "depth_first", 2)
+
+    def joined(self, *maps: Any) -> Any:
+        """Maps behind each other, by channels."""
+        return self.ops.concat(list(maps), 1)
+
+    def model(self, given: Any, outputs: list[Any]) -> Any:
+        """The graph, once all weights are in it.
+
+        Raises
+        ------
+        ValueError
+            The file has weights that it does not hold.
+        """
+        import openvino
+
+        self.check_all_taken()
+        return openvino.Model([self.ops.result(y) for y in outputs], [given], "network")
+
+
+def channels(x: Any) -> int:
+    """Channels of a node, (B, C, H, W)."""
+    shape = (
+        x.get_output_partial_shape(0)
+        if hasattr(x, "get_output_partial_shape")
+        else (x.get_partial_shape())
+    )
+    return int(shape[1].get_length())
