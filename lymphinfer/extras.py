@@ -10,12 +10,13 @@ IMPORTED = {
     "anndata": ("anndata",),
     "cluster": ("distributed",),
     "czi": ("pylibCZIrw",),
-    "hovernet": ("tiatoolbox",),
+    "hovernet": ("tiatoolbox", "torch", "timm"),
     "orion": ("s3fs", "matplotlib"),
     "remote": ("fsspec", "aiohttp", "s3fs"),
     "report": ("jinja2", "matplotlib"),
     "spatialdata": ("spatialdata", "anndata"),
-    "train": ("accelerate", "matplotlib", "threadpoolctl", "zarr"),
+    "torch": ("torch", "timm"),
+    "train": ("torch", "timm", "accelerate", "matplotlib", "threadpoolctl", "zarr"),
     "web": ("starlette", "uvicorn"),
     "zarr": ("zarr",),
 }
@@ -25,6 +26,16 @@ IMPORTED = {
 def missing_packages(extra: str) -> list[str]:
     """Packages of an extra that are not installed, by the names that pip knows."""
     return [name for name in IMPORTED[extra] if find_spec(name) is None]
+
+
+def fix_of(module: str) -> str:
+    """What to say where a module is missed; empty for one that no extra brings."""
+    package = module.split(".")[0]
+    extra = next((extra for extra, brought in IMPORTED.items() if brought[0] == package), None)
+    extra = extra or next((extra for extra, brought in IMPORTED.items() if package in brought), "")
+    return extra and (
+        f"this needs {package}, which is not installed. Run `pip install 'lymphinfer[{extra}]'`."
+    )
 
 
 def require_extra(extra: str, purpose: str, error: type[LymphinferError] = LymphinferError) -> None:

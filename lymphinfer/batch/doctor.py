@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from lymphinfer.batch.run import worker_processes
 from lymphinfer.batch.single import run_slide
 from lymphinfer.bundles.registry import DEFAULT_BUNDLE, ENVIRONMENT, list_bundles
 from lymphinfer.bundles.schema import read_manifest
+from lymphinfer.engine import TORCH_FIX, has_torch
 from lymphinfer.errors import LymphinferError, ResultError
 from lymphinfer.export.summary import versions
 from lymphinfer.extras import IMPORTED, missing_packages
@@ -70,7 +72,7 @@ def examine(folder: Path, bundle: str = DEFAULT_BUNDLE) -> Iterator[Check]:
         One after the other, as they are made.
     """
     yield _versions()
-    yield _torchvision()
+    yield _torch()
     yield _openslide()
     yield _extras()
     yield _memory()
@@ -124,16 +126,24 @@ def _versions() -> Check:
     return Check("versions", words)
 
 
-def _torchvision() -> Check:
+def _torch() -> Check:
+    """Not there, it is no problem: predictions on the CPU do without."""
+    if not has_torch():
+        return Check("torch", f"not installed: for GPUs and training, {TORCH_FIX}")
     try:
         import torch
-        import torchvision
+
+        words = torch.__version__
+        if find_spec("torchvision") is not None:
+            import torchvision
+
+            words += f", torchvision {torchvision.__version__}"
     except (ImportError, RuntimeError) as error:
         return Check(
-            "torch and torchvision", str(error).splitlines()[0],
+            "torch", str(error).splitlines()[0],
             "take both from one source: pip install --force-reinstall torch torchvision",
         )  # fmt: skip
-    return Check("torch and torchvision", f"{torch.__version__}, {torchvision.__version__}")
+    return Check("torch", words)
 
 
 def _openslide() -> Check:
@@ -209,22 +219,25 @@ def _bundles() -> Iterator[Check]:
 
 def _devices() -> tuple[list[str], Check]:
     try:
-        import torch
-
         found = device_names(BatchOptions(devices=("auto", "cpu")), "auto")
     except (ImportError, RuntimeError) as error:
         return [], Check("devices", str(error).splitlines()[0], "pip install torch torchvision")
     names = list(dict.fromkeys(found))
-    words = ", ".join(
-        f"{name} ({torch.cuda.get_device_name(name)})" if name.startswith("cuda") else name
-        for name in names
-    )
-    if shutil.which("nvidia-smi") and not torch.cuda.is_available():
-        return names, Check(
-            "devices", f"{words}; an NVIDIA driver is there, but torch sees no GPU",
-            "update the driver, or install torch's build for it: https://pytorch.org/get-started",
-        )  # fmt: skip
+    gpus = [name for name in names if name.startswith("cuda")]
+    words = ", ".join(f"{name} ({_gpu_name(name)})" if name in gpus else name for name in names)
+    if shutil.which("nvidia-smi") and not gpus:
+        fix = "update the driver, or install torch's build for it: https://pytorch.org/get-started"
+        what = "torch sees no GPU"
+        if not has_torch():
+            fix, what = TORCH_FIX, "without torch it is not used"
+        return names, Check("devices", f"{words}; an NVIDIA driver is there, but {what}", fix)
     return names, Check("devices", words)
+
+
+def _gpu_name(device: str) -> str:
+    import torch
+
+    return torch.cuda.get_device_name(device)
 
 
 def _write_slide(path: Path, side: int = 512) -> Path:

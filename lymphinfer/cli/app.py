@@ -30,6 +30,7 @@ from lymphinfer.cli.teach import teach
 from lymphinfer.cli.train_detector import train_detector
 from lymphinfer.cli.typed import RememberingGroup
 from lymphinfer.errors import NO_MEMORY, LymphinferError, is_memory_short
+from lymphinfer.extras import fix_of
 from lymphinfer.textfiles import shown
 
 app = typer.Typer(
@@ -95,6 +96,9 @@ def main() -> None:
         Console(stderr=True).print(f"[bold red]Error:[/] {_escaped(str(error))}", soft_wrap=True)
         _leave(2)
     except (MemoryError, RuntimeError, OSError, ImportError) as error:
+        if isinstance(error, ModuleNotFoundError) and (fix := fix_of(str(error.name))):
+            Console(stderr=True).print(f"[bold red]Error:[/] {_escaped(fix)}", soft_wrap=True)
+            _leave(2)
         if not is_memory_short(error):
             raise
         text = f"{NO_MEMORY}. -v shows where it ended"

@@ -33,6 +33,9 @@ def evaluate(
     from rich.console import Console
 
     from lymphinfer.cli.typed import typed_command
+    from lymphinfer.extras import require_extra
+
+    require_extra("train", "measuring")
     from lymphinfer.paper.figure4 import draw_figures
     from lymphinfer.training.evaluate import evaluate as run
     from lymphinfer.training.results import metrics_table

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from lymphinfer.cli.retrain import COHORT, CONFIG, DEVICE, GATES
+from lymphinfer.extras import require_extra
 
 OUT = typer.Option("--out", "-o", help="Folder for runs and tables.")
 
@@ -33,6 +34,7 @@ def table1(
 
     The same command again goes on where an interrupted one stopped.
     """
+    require_extra("train", "training")
     from lymphinfer.paper.table1 import run_table1
 
     chosen = partial(run_table1, backbones=backbone or (), keys=row or ())
@@ -54,6 +56,7 @@ def patch_size_study(
 
     The same command again goes on where an interrupted one stopped.
     """
+    require_extra("train", "training")
     from lymphinfer.paper.patch_sizes import SIZES, run_patch_size_study
 
     chosen = partial(run_patch_size_study, sizes=size or SIZES)

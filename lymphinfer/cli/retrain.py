@@ -37,7 +37,10 @@ def retrain(
     from lymphinfer.cli.orion import plain_table, progress_bar
     from lymphinfer.cli.training_words import patch_columns
     from lymphinfer.cli.typed import typed_command
+    from lymphinfer.extras import require_extra
     from lymphinfer.training.config_file import load_config
+
+    require_extra("train", "training")
 
     console = Console()
     settings = load_config(config)

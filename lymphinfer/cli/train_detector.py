@@ -81,6 +81,9 @@ def train_detector(
     from rich.markup import escape
 
     from lymphinfer.cli.typed import typed_command
+    from lymphinfer.extras import require_extra
+
+    require_extra("train", "training")
     from lymphinfer.training.detector import DetectorRun
     from lymphinfer.training.detector import train_detector as train
 
