@@ -6,7 +6,7 @@ ARG PYTHON=3.12
 
 FROM python:${PYTHON}-slim-bookworm AS build
 ARG TORCH=cpu
-ARG EXTRAS=anndata,cluster,czi,remote,report,zarr
+ARG EXTRAS=anndata,cluster,czi,remote,report,torch,zarr
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY lymphinfer lymphinfer

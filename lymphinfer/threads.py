@@ -26,5 +26,7 @@ def threads() -> int:
         return int(told)
     import psutil
 
-    allowed = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    # Macs tell no affinity.
+    affinity: list[int] = getattr(psutil.Process(), "cpu_affinity", list)()
+    allowed = len(affinity) or os.cpu_count() or 1
     return min(allowed, psutil.cpu_count(logical=False) or allowed)

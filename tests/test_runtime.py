@@ -109,14 +109,29 @@ def test_patches_get_the_same_logits_whatever_their_number(count):
     np.testing.assert_allclose(run.logits(patches), classify_patches(net, patches), atol=1e-4)
 
 
-@pytest.mark.parametrize(("independent", "enlarge"), [(False, 1), (True, 1), (False, 4)])
-def test_patches_are_told_by_a_graph_as_by_torch(independent, enlarge):
+@pytest.mark.parametrize(
+    ("backbone", "independent", "side", "enlarge"),
+    [
+        ("stardist-resnet", False, 64, 1),
+        ("stardist-resnet", True, 64, 1),
+        ("stardist-resnet", False, 16, 4),
+        ("resnet10t", False, 112, 1),
+        ("convnext_atto", True, 112, 1),
+        ("convnext_atto", False, 28, 4),
+        # Its blocks have linear layers in the place of 1x1 convolutions, and are three to a stage.
+        ("convnext_tiny", False, 64, 1),
+    ],
+)
+def test_patches_are_told_by_a_graph_as_by_torch(backbone, independent, side, enlarge):
     torch.manual_seed(0)
-    config = ClassifierConfig(
-        ("CD45", "CD3e"), "stardist-resnet", independent, 8, 64 // enlarge, enlarge
-    )
+    config = ClassifierConfig(("CD45", "CD3e"), backbone, independent, 8, side, enlarge)
     net = MarkerClassifier(config).eval()
-    side = config.patch_px
+    for name, buffer in net.named_buffers():
+        if "running" in name:
+            buffer.uniform_(0.5, 1.5)
+    for name, parameter in net.named_parameters():
+        if name.endswith("gamma"):
+            torch.nn.init.uniform_(parameter, 0.5, 1)
     patches = np.random.default_rng(1).integers(0, 256, (5, side, side, 3), np.uint8)
     assert has_graph(config)
     graph = GraphPatches(config, build_graph(config, weights_of(net)), "fp32")

@@ -6,6 +6,11 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 
+if [ "$(uname -s)" = Linux ] && "$python" -c "import torch" 2>/dev/null; then
+    echo "torch came along: what is tried below would not show that it is not needed"
+    exit 1
+fi
+
 echo "$ lymphinfer doctor"
 "$lymphinfer" doctor
 
@@ -25,6 +30,13 @@ for bundle in he-v2 he-v1-fast he-v1 crc01-paper-v1 sim-orion-v1; do
         { cat "$bundle.log"; exit 1; }
     test -s "$file"
 done
+
+if said=$("$lymphinfer" predict slide.svs --runtime torch --out by-torch 2>&1); then
+    [ "$(uname -s)" != Linux ] || { echo "predict ran by a torch that is not there"; exit 1; }
+fi
+case $said in
+    *"lymphinfer[torch]"*) echo "predict --runtime torch names the extra torch" ;;
+esac
 
 # Without its extra, a command says so before any work.
 mkdir images

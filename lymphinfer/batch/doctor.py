@@ -133,7 +133,7 @@ def _torch() -> Check:
     try:
         import torch
 
-        words = torch.__version__
+        words = str(torch.__version__)
         if find_spec("torchvision") is not None:
             import torchvision
 

@@ -18,17 +18,17 @@ CONFIG = StarDistConfig(encoder="resnet", n_blocks=3, n_conv_after_unet=96, n_ma
 CENTRAL_SIGMA_PX, CENTRAL_SIGMA_CELLS = 3.0, 0.5
 
 
-def encode_nucleus(net: Layers, x: Any, side: int, name: str) -> Any:
+def encode_nucleus(net: Layers, x: Any, name: str, *, side: int) -> Any:
     """`lymphinfer.markers.nucleus_encoder.NucleusEncoder` on normalised patches.
 
     Parameters
     ----------
     net : Layers
     x : node, (B, 3, side, side)
-    side : int
-        A multiple of 16.
     name : str
         Of the backbone, before its weights' names.
+    side : int
+        A multiple of 16.
 
     Returns
     -------

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lymphinfer.layers import Layers
+from lymphinfer.markers.backbone_graphs import find_encoder
 from lymphinfer.markers.configs import ClassifierConfig
-from lymphinfer.markers.nucleus_graph import NAME, encode_nucleus
+from lymphinfer.markers.nucleus_graph import CONFIG, NAME, encode_nucleus
 from lymphinfer.runtime import CpuGraph
 
 BATCH = 64
@@ -47,7 +49,9 @@ class GraphPatches:
 
 def has_graph(config: ClassifierConfig) -> bool:
     """Whether `build_graph` knows the backbone."""
-    return config.backbone == NAME and config.patch_px * config.enlarge % 16 == 0
+    if config.backbone == NAME:
+        return config.patch_px * config.enlarge % CONFIG.stride == 0
+    return find_encoder(config.backbone) is not None
 
 
 def build_graph(config: ClassifierConfig, weights: Mapping[str, NDArray[np.floating]]) -> Any:
@@ -76,7 +80,8 @@ def build_graph(config: ClassifierConfig, weights: Mapping[str, NDArray[np.float
         x = net.larger(x, config.enlarge, "bilinear")
     side = config.patch_px * config.enlarge
     count = len(config.markers) if config.independent else 1
-    features = [encode_nucleus(net, x, side, f"backbones.{i}") for i in range(count)]
+    own = find_encoder(config.backbone) or partial(encode_nucleus, side=side)
+    features = [own(net, x, f"backbones.{i}") for i in range(count)]
     logits = []
     for i in range(len(config.markers)):
         hidden = net.linear(features[i % count], f"heads.{i}.0", config.hidden)

@@ -71,7 +71,7 @@ def test_tables_are_printed_with_the_command_that_was_typed(given, tmp_path):
 
 def test_without_the_extra_the_message_names_it(given, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "accelerate", None)
-    with pytest.raises(DataError, match=r"lymphinfer\[train\]"):
+    with pytest.raises(LymphinferError, match=r"lymphinfer\[train\]"):
         call("retrain", *given, "--out", tmp_path / "mine")
 
 
