@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import shapely
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 from shapely.geometry.base import BaseGeometry
 
 F64 = NDArray[np.float64]
@@ -49,6 +48,8 @@ def neighbours(x: F64, y: F64, positive: NDArray[np.bool_], radius: float) -> ND
     points = np.stack([x, y], axis=1)
     if not positive.any():
         return np.zeros(len(x), np.int32)
+    from scipy.spatial import cKDTree
+
     found = cKDTree(points[positive]).query_ball_point(points, radius, return_length=True)
     return np.asarray(found, np.int32) - positive.astype(np.int32)
 

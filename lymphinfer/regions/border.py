@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import shapely
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 from shapely.geometry.base import BaseGeometry
 
 F64 = NDArray[np.float64]
@@ -94,6 +93,8 @@ class Border:
         inside = shapely.contains_xy(self.area, x, y)
         if not len(self.segments):
             return np.where(inside, -np.inf, np.inf)
+        from scipy.spatial import cKDTree
+
         points = np.stack([x, y], axis=1)
         found = np.empty(len(points))
         left = np.arange(len(points))
