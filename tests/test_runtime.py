@@ -74,6 +74,17 @@ def test_several_images_are_predicted_at_once():
         np.testing.assert_allclose(own.dist, graph_of(net).predict(alone[None])[0].dist, atol=1e-4)
 
 
+def test_what_was_predicted_stays_while_more_is():
+    graph = graph_of(trained_looking(encoder="resnet"))
+    first = graph.predict(image(64, 96)[None])[0]
+    before = first.dist.copy(), first.prob.copy()
+    for value in range(4):
+        graph.predict(np.full((1, 64, 96, 3), 60 * value, np.uint8))
+        gc.collect()
+    np.testing.assert_array_equal(first.dist, before[0])
+    np.testing.assert_array_equal(first.prob, before[1])
+
+
 def test_bfloat16_by_openvino_is_near_float32():
     net = trained_looking(encoder="resnet")
     pixels = image(128, 128)[None]

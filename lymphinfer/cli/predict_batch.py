@@ -36,9 +36,9 @@ from lymphinfer.batch.summary import BatchResult, SlideOutcome
 from lymphinfer.bundles.composing import used_manifest
 from lymphinfer.cells.naming import BATCH_CSV
 from lymphinfer.cli.output import write_line, write_path
+from lymphinfer.cli.overview import duration
 from lymphinfer.cli.predict_run import print_bundle
 from lymphinfer.cli.report_run import announce, make_reports
-from lymphinfer.cli.status import duration
 from lymphinfer.errors import AnnotationError
 from lymphinfer.predict.settings import PredictSettings
 from lymphinfer.textfiles import shown
