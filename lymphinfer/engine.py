@@ -5,14 +5,13 @@ Nothing here loads torch where OpenVINO on the CPU will do.
 
 from __future__ import annotations
 
-import platform
 import sys
 from ctypes.util import find_library
 from dataclasses import dataclass
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from lymphinfer.cpu_precision import prefers_bf16
 from lymphinfer.errors import LymphinferError
 
 PRECISIONS = {"fp32": "fp32", "bf16": "bfloat16", "fp16": "float16"}
@@ -111,7 +110,7 @@ def choose_precision(device: str, precision: str = "auto") -> str:
     """
     if precision == "auto":
         if device == "cpu":
-            return "bfloat16" if cpu_prefers_bf16() else "fp32"
+            return "bfloat16" if prefers_bf16() else "fp32"
         from lymphinfer.torch_devices import gpu_precision
 
         return gpu_precision(device)
@@ -119,36 +118,6 @@ def choose_precision(device: str, precision: str = "auto") -> str:
         known = ", ".join(("auto", *PRECISIONS))
         raise LymphinferError(f"precision {precision!r}: choose one of {known}")
     return PRECISIONS[precision]
-
-
-def cpu_prefers_bf16() -> bool:
-    """Whether bfloat16 is faster than float32 on this CPU.
-
-    With AMX it is, and with AVX-512's instructions on AMD. Intel's cores without AMX have these
-    too, but are half again as slow with them as in float32 (`benchmarks/README.md`).
-    """
-    vendor, instructions = _cpu()
-    return "amx_bf16" in instructions or (
-        "avx512_bf16" in instructions and "AuthenticAMD" in vendor
-    )
-
-
-@cache
-def _cpu() -> tuple[str, frozenset[str]]:
-    """Vendor and instruction sets of the CPU, by Linux's names; what no system tells is missing."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
-    except OSError:
-        if find_spec("openvino") is None:
-            return "", frozenset()
-        from lymphinfer.runtime import core
-
-        # Windows names the vendor; OpenVINO says bf16 of AVX-512 and of AMX.
-        able = "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        return platform.processor(), frozenset(["avx512_bf16"] if able else [])
-    told = dict(line.split(":", 1) for line in reversed(lines) if ":" in line)
-    facts = {name.strip(): value.strip() for name, value in told.items()}
-    return facts.get("vendor_id", ""), frozenset(facts.get("flags", "").split())
 
 
 def choose_runtime(device: str, name: str = "auto") -> str:

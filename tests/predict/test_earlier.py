@@ -107,7 +107,7 @@ def test_a_machine_of_another_kind_does_not_compute_again_what_auto_has_done(
 ):
     folder = shutil.copytree(done, tmp_path / "a")
     # This machine takes another number type for itself.
-    monkeypatch.setattr(engine, "cpu_prefers_bf16", lambda: True)
+    monkeypatch.setattr(engine, "prefers_bf16", lambda: True)
     auto = settings(disc_bundle, precision="auto", runtime="auto")
     again = predict_slide(slide, folder, settings=auto)
     assert again.resumed_shards == again.shards > 0
