@@ -5,8 +5,8 @@
 ARG PYTHON=3.12
 
 FROM python:${PYTHON}-slim-bookworm AS build
-ARG TORCH=cpu
-ARG EXTRAS=anndata,cluster,czi,remote,report,torch,zarr
+ARG TORCH=none
+ARG EXTRAS=anndata,cluster,czi,remote,report,zarr
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY lymphinfer lymphinfer
