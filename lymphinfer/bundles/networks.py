@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from lymphinfer.bundles.weight_files import fitting, head_of
+from lymphinfer.bundles.weight_files import Weights, fitting, head_of
 from lymphinfer.engine import TORCH_FIX, Engine, has_torch
 from lymphinfer.errors import BundleError
 from lymphinfer.markers.configs import ClassifierConfig, FarConfig, TwoScaleConfig
@@ -25,6 +25,9 @@ class Networks(Protocol):
 
     def stardist(self, config: StarDistConfig, file: Path) -> DenseNet:
         """A StarDist."""
+
+    def stardist_of(self, config: StarDistConfig, weights: Weights) -> DenseNet:
+        """A StarDist of weights at hand; ValueError where they are another one's."""
 
     def hovernet(
         self, config: HoVerNetConfig, file: Path, *, mpp: float, working_mpp: float
@@ -79,7 +82,11 @@ class GraphNetworks:
 
     def stardist(self, config: StarDistConfig, file: Path) -> DenseNet:
         """See `Networks.stardist`."""
-        return fitting(file, lambda w: GraphStarDist(config, w, self.engine.precision))
+        return fitting(file, lambda w: self.stardist_of(config, w))
+
+    def stardist_of(self, config: StarDistConfig, weights: Weights) -> DenseNet:
+        """See `Networks.stardist_of`."""
+        return GraphStarDist(config, weights, self.engine.precision)
 
     def hovernet(
         self, config: HoVerNetConfig, file: Path, *, mpp: float, working_mpp: float

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from lymphinfer.bundles.weight_files import head_of, not_the_weights, read_weights
+from lymphinfer.bundles.weight_files import Weights, fitting, head_of
 from lymphinfer.compute import torch_type
 from lymphinfer.engine import Engine
 from lymphinfer.errors import BundleError
@@ -56,7 +56,11 @@ class TorchNetworks:
 
     def stardist(self, config: StarDistConfig, file: Path) -> DenseNet:
         """See `Networks.stardist`."""
-        return dense_net(_loaded(build_network(config), file), self.engine)
+        return fitting(file, lambda w: self.stardist_of(config, w))
+
+    def stardist_of(self, config: StarDistConfig, weights: Weights) -> DenseNet:
+        """See `Networks.stardist_of`."""
+        return dense_net(_with_weights(build_network(config), weights), self.engine)
 
     def hovernet(
         self, config: HoVerNetConfig, file: Path, *, mpp: float, working_mpp: float
@@ -113,11 +117,14 @@ def dense_net(net: StarDistNet, engine: Engine) -> DenseNet:
 
 def _loaded(net: Net, file: Path) -> Net:
     """A network in evaluation mode with the weights of a file, in full precision."""
-    weights = read_weights(file)
+    return fitting(file, lambda weights: _with_weights(net, weights))
+
+
+def _with_weights(net: Net, weights: Weights) -> Net:
     try:
         net.load_state_dict({k: torch.from_numpy(v).float() for k, v in weights.items()})
     except RuntimeError as error:
-        raise not_the_weights(file, error) from error
+        raise ValueError(str(error)) from error
     return net.eval()
 
 

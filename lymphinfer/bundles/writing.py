@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tomli_w
-import torch
-from safetensors.torch import save
-from torch import nn
 
 from lymphinfer.bundles.schema import MANIFEST, SCHEMA_VERSION, BundleManifest, MarkerSpec
 from lymphinfer.bundles.schema import read_manifest as _read_manifest
 from lymphinfer.downloading import sha256_of
 from lymphinfer.panel import PANELS, Panel
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def write_bundle(
@@ -52,6 +52,9 @@ def write_bundle(
     BundleManifest
         Read back, so that what was written is known to be valid.
     """
+    import torch
+    from safetensors.torch import save
+
     folder.mkdir(parents=True, exist_ok=True)
     dtype = torch.float16 if half else torch.float32
     for name, module in modules.items():

@@ -166,7 +166,7 @@ def teach(
     if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
         raise LymphinferError(f"--out {out}: is there already; name a new folder for the bundle")
     engine = choose_engine(options.device, options.precision, options.runtime)
-    bundle = load_bundle(options.base, engine=engine)
+    bundle = load_bundle(options.base, engine=engine, trainable=False)
     layer = teachable(bundle)
     found = look(slides, annotations, layer, options, on_slide)
     taught, refused = teach_markers(found, layer)

@@ -9,21 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from lymphinfer.bundles.loading import Bundle
-from lymphinfer.bundles.torch_networks import dense_net
+from lymphinfer.bundles.networks import choose_networks
+from lymphinfer.bundles.weight_files import read_weights
 from lymphinfer.errors import BundleError
 from lymphinfer.markers.two_scale import HeadWeights, NearMarkers
 from lymphinfer.nuclei.detector import Detection
 from lymphinfer.nuclei.stardist.detector import StarDistDetector
 
 F32 = NDArray[np.float32]
+LAST = "marker.1"
+"""The last layer of a residual StarDist's marker head."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Teachable:
     file: str
     read: Callable[[Detection], F32]
     logits: Callable[[F32], F32]
-    changed: Callable[[Mapping[str, Change]], dict[str, Tensor]]
+    changed: Callable[[Mapping[str, Change]], dict[str, F32]]
 
     @property
     def learned(self) -> tuple[str, ...]:
@@ -98,10 +98,13 @@ def teachable(bundle: Bundle) -> Teachable:
     if markers.head is not None and isinstance(bundle.detector, NearMarkers):
         return _two_scale(bundle, markers.head)
     detector = bundle.detector
-    if bundle.manifest.classifier["kind"] == "feature" and isinstance(detector, StarDistDetector):
-        last = detector.net.marker
-        if isinstance(last, nn.Sequential):
-            return _feature(bundle, detector, cast(nn.Conv2d, last[-1]))
+    reads_features = bundle.manifest.classifier["kind"] == "feature"
+    if (
+        reads_features
+        and isinstance(detector, StarDistDetector)
+        and detector.config.encoder == "resnet"
+    ):
+        return _feature(bundle, detector)
     raise BundleError(
         f"bundle {name}: its markers are read off patches, whose network `teach` cannot change; "
         "begin --from he-v2 or he-v1-fast, or use lymphinfer retrain"
@@ -118,11 +121,11 @@ def _two_scale(bundle: Bundle, head: HeadWeights) -> Teachable:
     def logits(features: F32) -> F32:
         return head(features[:, :near_width], features[:, near_width:])
 
-    def changed(changes: Mapping[str, Change]) -> dict[str, Tensor]:
-        state = {name: torch.from_numpy(v.copy()) for name, v in head.weights.items()}
+    def changed(changes: Mapping[str, Change]) -> dict[str, F32]:
+        state = {name: values.copy() for name, values in head.weights.items()}
         for marker, change in changes.items():
             row = head.config.markers.index(marker)
-            weights = torch.from_numpy(change.weights).float()
+            weights = change.weights.astype(np.float32)
             for name in ("out.weight", "out.bias", "near_out.weight", "far_out.weight"):
                 state[name][row] *= change.keep
             state["near_out.weight"][row] += weights[:near_width]
@@ -133,19 +136,20 @@ def _two_scale(bundle: Bundle, head: HeadWeights) -> Teachable:
     return Teachable(bundle, bundle.manifest.classifier["file"], read, logits, changed)
 
 
-def _feature(bundle: Bundle, detector: StarDistDetector, last: nn.Conv2d) -> Teachable:
+def _feature(bundle: Bundle, detector: StarDistDetector) -> Teachable:
     """Of a detector's marker head: its last layer passes its input on, pooled as its logits are."""
-    weight = last.weight.detach()[:, :, 0, 0].float().cpu().numpy()
-    bias = cast(Tensor, last.bias).detach().float().cpu().numpy()
-    open_ = nn.Conv2d(last.in_channels, last.in_channels, 1)
-    with torch.no_grad():
-        open_.weight.copy_(torch.eye(last.in_channels)[:, :, None, None])
-        cast(Tensor, open_.bias).zero_()
-    cast(nn.Sequential, detector.net.marker)[-1] = open_
-    detector.net.config = replace(detector.config, n_markers=last.in_channels)
-    # What was built before has the old layer.
+    file = str(bundle.manifest.detector["file"])
+    weights = read_weights(bundle.manifest.folder / file)
+    rows, offsets = (
+        np.asarray(weights[f"{LAST}.{part}"], np.float32) for part in ("weight", "bias")
+    )
+    rows = rows[:, :, 0, 0]
+    width = rows.shape[1]
+    open_ = {f"{LAST}.weight": np.eye(width)[:, :, None, None], f"{LAST}.bias": np.zeros(width)}
+    networks = choose_networks(bundle.engine, trainable=False)
     fresh = StarDistDetector(
-        dense_net(detector.net, bundle.engine), mpp=1.0, working_mpp=detector.scale,
+        networks.stardist_of(replace(detector.config, n_markers=width), {**weights, **open_}),
+        mpp=1.0, working_mpp=detector.scale,
         prob_threshold=detector.prob_threshold, nms_threshold=detector.nms_threshold,
         refine_at=detector.refine_at,
     )  # fmt: skip
@@ -155,21 +159,18 @@ def _feature(bundle: Bundle, detector: StarDistDetector, last: nn.Conv2d) -> Tea
         return detection.marker_logits
 
     def logits(features: F32) -> F32:
-        found: F32 = features @ weight.T + bias
+        found: F32 = features @ rows.T + offsets
         return found
 
-    def changed(changes: Mapping[str, Change]) -> dict[str, Tensor]:
-        rows, offsets = weight.astype(np.float64), bias.astype(np.float64)
+    def changed(changes: Mapping[str, Change]) -> dict[str, F32]:
+        weight, bias = rows.astype(np.float64), offsets.astype(np.float64)
         for marker, change in changes.items():
             i = bundle.markers.learned.index(marker)
-            rows[i] = change.keep * rows[i] + change.weights
-            offsets[i] = change.keep * offsets[i] + change.bias
-        number = len(cast(Any, detector.net.marker)) - 1
+            weight[i] = change.keep * weight[i] + change.weights
+            bias[i] = change.keep * bias[i] + change.bias
         return {
-            f"marker.{number}.weight": torch.from_numpy(rows).float()[:, :, None, None],
-            f"marker.{number}.bias": torch.from_numpy(offsets).float(),
+            f"{LAST}.weight": weight.astype(np.float32)[:, :, None, None],
+            f"{LAST}.bias": bias.astype(np.float32),
         }
 
-    return Teachable(
-        replace(bundle, detector=fresh), bundle.manifest.detector["file"], read, logits, changed
-    )
+    return Teachable(replace(bundle, detector=fresh), file, read, logits, changed)

@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tomli_w
-import torch
-from safetensors.torch import load, save
+from safetensors.numpy import load, save
 
 from lymphinfer.bundles.evidence import Evidence, MarkerSpec, OperatingPoint
 from lymphinfer.bundles.schema import MANIFEST, BundleManifest, read_manifest
@@ -63,7 +63,7 @@ def write_taught(
     state = load((base.folder / layer.file).read_bytes())
     new = layer.changed({t.marker: t.change for t in taught})
     # Sums of large weights: what is learned here would drown in half precision.
-    state |= {name: value.to(torch.float32).contiguous() for name, value in new.items()}
+    state |= {name: np.ascontiguousarray(value, np.float32) for name, value in new.items()}
     (out / layer.file).write_bytes(save(state))
     document: dict[str, Any] = tomllib.loads((base.folder / MANIFEST).read_text("utf-8"))
     names = " and ".join(t.marker for t in taught)

@@ -89,13 +89,19 @@ def test_without_torch_the_file_is_that_of_torch(real_tissue, tmp_path, bundle):
 def test_what_needs_torch_says_how_to_get_it(real_tissue, tmp_path):
     done = run("predict", real_tissue, "--runtime", "torch", "--out", tmp_path / "a")
     assert done.returncode == 2 and "pip install 'lymphinfer[torch]'" in done.stderr
-    done = run("teach", "--slides", real_tissue, "--annotations", real_tissue, "--from", "he-v2",
-               "--out", tmp_path / "mine")  # fmt: skip
-    assert done.returncode == 2 and "lymphinfer[torch]" in done.stderr, done.stderr
-    assert "Traceback" not in done.stderr
     done = run("train-detector", tmp_path, "--out", tmp_path / "mine")
     assert done.returncode == 2 and "lymphinfer[train]" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_bundle_is_taught_without_torch(real_tissue, tmp_path):
+    """As far as its annotations, of which there are none here."""
+    nothing = tmp_path / "nothing.geojson"
+    nothing.write_text('{"type": "FeatureCollection", "features": []}', "utf-8")
+    done = run("teach", "--slides", real_tissue, "--annotations", nothing, "--from", "he-v2",
+               "--out", tmp_path / "mine")  # fmt: skip
+    assert done.returncode == 2 and "nothing.geojson" in done.stderr
+    assert "torch" not in done.stderr
 
 
 def test_a_prediction_loads_no_torch_where_it_is_there(real_tissue, tmp_path):
