@@ -63,8 +63,14 @@ def check_jobs(jobs: Sequence[Job], settings: PredictSettings) -> None:
     Raises
     ------
     LymphinferError
-        Classes of annotations are asked for, and there are no annotations.
+        Classes of annotations are asked for, and there are no annotations; or a detector, and
+        nuclei are given.
     """
+    if settings.detector is not None and any(job.nuclei for job in jobs):
+        raise LymphinferError(
+            f"--detector {settings.detector}: none are detected where the list's column `nuclei` "
+            "gives nuclei; leave --detector away, or those slides"
+        )
     if settings.margins and settings.regions is None and not any(job.regions for job in jobs):
         raise LymphinferError(
             "--margin: needs --regions, the annotations that have classes, or a list with a "

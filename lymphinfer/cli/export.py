@@ -76,6 +76,7 @@ def export(
 
     from lymphinfer.cli.output import write_path
     from lymphinfer.errors import LymphinferError, ResultError
+    from lymphinfer.export.regions import STALE_REGIONS, has_stale_regions
     from lymphinfer.export.results import find_results, open_result
     from lymphinfer.export.views import ViewOptions, write_view
     from lymphinfer.textfiles import shown
@@ -91,8 +92,12 @@ def export(
     failed = 0
     for folder in folders:
         try:
+            result = open_result(folder)
             with console.status(f"{escape(shown(folder.name))}: {to.value}"):
-                written = write_view(open_result(folder), to.value, out, options)
+                written = write_view(result, to.value, out, options)
+            if to in (View.anndata, View.spatialdata) and has_stale_regions(result):
+                warning = f"{shown(folder.name)}: its regions are left out, {STALE_REGIONS}"
+                console.print(f"[bold yellow]Warning:[/] {escape(warning)}", soft_wrap=True)
         except LymphinferError as error:
             if len(folders) == 1:
                 raise

@@ -16,7 +16,7 @@ from shapely.geometry.base import BaseGeometry
 from lymphinfer.annotations import UNCLASSIFIED
 from lymphinfer.cells.files import atomic_write
 from lymphinfer.cells.naming import REGIONS
-from lymphinfer.cells.regions import read_record
+from lymphinfer.cells.regions import is_stale, read_record
 from lymphinfer.errors import ResultError
 from lymphinfer.export.qupath_areas import (
     Color,
@@ -33,6 +33,7 @@ INSIDE: tuple[Color, ...] = ((0, 90, 160), (60, 140, 200), (130, 185, 225), (190
 OUTSIDE: tuple[Color, ...] = ((180, 80, 0), (220, 130, 40), (240, 180, 110), (250, 220, 180))
 CENTRE: Color = (70, 30, 110)
 DRAWN: Color = (200, 0, 0)
+STALE_REGIONS = "measured on other nuclei than are there now; run lymphinfer regions again"
 AGGREGATE, HOT_SPOT = "Aggregate", "Hot spot"
 _AGGREGATE_COLOR, _HOT_COLOR = (0, 158, 115), (220, 50, 47)
 _NAMESPACE = uuid.UUID("7a2b4b6c-4d0e-5d5a-8a53-0f6c4a3f9a41")
@@ -47,6 +48,17 @@ def record_of(result: Result) -> dict[str, Any] | None:
         It is damaged.
     """
     return read_record(result.folder, result.summary["arguments"].get("fingerprint"))
+
+
+def has_stale_regions(result: Result) -> bool:
+    """Whether a result's regions were measured on other nuclei than are there now.
+
+    Raises
+    ------
+    ResultError
+        Their record is damaged.
+    """
+    return is_stale(result.folder, result.summary["arguments"].get("fingerprint"))
 
 
 def write_regions_geojson(path: Path, result: Result, offset_level0: tuple[float, float]) -> Path:

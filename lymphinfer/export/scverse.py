@@ -16,7 +16,7 @@ from lymphinfer.cells.regions import read_region_nuclei
 from lymphinfer.cells.table import read_calls, read_ids, read_rings
 from lymphinfer.errors import ResultError
 from lymphinfer.export.numerals import id_texts
-from lymphinfer.export.regions import record_of
+from lymphinfer.export.regions import STALE_REGIONS, has_stale_regions, record_of
 from lymphinfer.export.results import Result
 from lymphinfer.export.tables import extra_columns
 
@@ -45,8 +45,8 @@ def to_anndata(result: Result) -> AnnData:
         ``var``: ``parent``, ``evidence``, ``learned``, ``called``, ``statement``, ``source``,
         ``patients``, ``auroc``, ``auroc_low``, ``auroc_high``, ``rate``, and ``threshold``,
         ``precision``, ``recall`` of the operating point in use. ``obsm["spatial"]``: centroids,
-        µm, float64. ``uns["lymphinfer"]``: provenance; ``uns["call_colors"]`` as scanpy keeps
-        colours.
+        µm, float64. ``uns["lymphinfer"]``: provenance, and in ``regions_left_out`` why regions that
+        were measured are missing; ``uns["call_colors"]`` as scanpy keeps colours.
 
     Raises
     ------
@@ -95,7 +95,10 @@ def to_anndata(result: Result) -> AnnData:
         var=_var(result),
         obsm={"spatial": xy},
         uns={
-            "lymphinfer": _storable(result.provenance),
+            "lymphinfer": _storable(
+                result.provenance
+                | ({"regions_left_out": STALE_REGIONS} if has_stale_regions(result) else {})
+            ),
             "call_colors": [_hex(panel.color(call)) for call in panel.calls],
         },
     )

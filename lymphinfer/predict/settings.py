@@ -111,6 +111,11 @@ class PredictSettings:
             )
         if not 1 <= self.workers <= 256:
             problems.append(f"--workers {self.workers}: 1 to 256")
+        if self.nuclei is not None and self.detector is not None:
+            problems.append(
+                f"--detector {self.detector}: none are detected where --nuclei gives nuclei; leave "
+                "one of the two away"
+            )
         try:
             read_margins(self.margins)
         except AnnotationError as error:

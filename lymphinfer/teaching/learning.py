@@ -20,8 +20,11 @@ Labels = NDArray[np.int8]
 FEWEST = 20
 """Nuclei of each class that a marker is taught with, at least."""
 FEWEST_GROUPS = 3
-STRENGTHS = (0.0, 1e-3, 1e-2, 1e-1)
-"""Inverse regularisation of the features' weights; 0 learns none, only what the logit is worth."""
+STRENGTHS = (0.0, 1e-3, 1e-2)
+"""Inverse regularisation of the features' weights; 0 learns none, only what the logit is worth.
+
+With 300 nuclei of BRCA-M2C 0.1 fits them as they were drawn, and calls other patients' worse.
+"""
 FOLDS = 5
 _DRAWS = 500
 _POPULATION = 200
@@ -253,15 +256,27 @@ def _cross(
 
 
 def _strength(features: F32, logits: F32, labels: Labels, groups: NDArray[Any], seed: int) -> float:
-    """The strength whose held-out logits have the least log loss, the least of equals."""
+    """The least strength within a standard error of the best (Breiman et al. 1984, section 3.4.3).
+
+    Of strengths the best has the least held-out log loss; the error is that of the difference
+    between groups.
+    """
     weights = _even(labels)
 
-    def loss(strength: float) -> float:
+    def losses(strength: float) -> F64:
         z = _cross(features, logits, labels, groups, strength, seed)
-        z = np.where(labels == 1, -z, z)
-        return float((weights * np.logaddexp(0, z)).mean())
+        return weights * np.logaddexp(0, np.where(labels == 1, -z, z))
 
-    return min(STRENGTHS, key=loss)
+    found = [losses(strength) for strength in STRENGTHS]
+    best = min(found, key=lambda each: float(each.mean()))
+    _, member = np.unique(groups, return_inverse=True)
+
+    def is_as_good(each: F64) -> bool:
+        worse = each - best
+        between = np.bincount(member.ravel(), worse).std() * math.sqrt(member.max() + 1)
+        return float(worse.sum()) <= float(between)
+
+    return next(s for s, each in zip(STRENGTHS, found, strict=True) if is_as_good(each))
 
 
 def _even(labels: Labels) -> F64:

@@ -113,6 +113,8 @@ def test_a_browser_shows_the_groups_and_asks_for_nothing(root):
         assert rows.count() == 8 and "CD45" in rows.first.inner_text()
         # Nothing stands out of the page beside the table, which scrolls by itself.
         assert page.evaluate("document.body.scrollWidth <= window.innerWidth")
+        # A slide's name is not broken into syllables by the columns beside it.
+        assert page.locator("#table tbody th").first.evaluate("cell => cell.clientWidth") > 180
         page.screenshot(path=str(root / "cohort.png"), full_page=True)
     assert said == []
     assert all(url.startswith(("data:", "file:")) for url in asked)

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 from lymphinfer.annotations.outlines import read_outlines
+from lymphinfer.batch.job import Job, check_jobs
 from lymphinfer.batch.single import predict_slide
 from lymphinfer.bundles.loading import load_bundle
 from lymphinfer.cells.given import read_given
 from lymphinfer.cells.outlines import Rings, clean
 from lymphinfer.cells.stars import stars
 from lymphinfer.cells.table import read_ids, read_rings
-from lymphinfer.errors import AnnotationError
+from lymphinfer.errors import AnnotationError, LymphinferError
 from lymphinfer.export.results import open_result
 from lymphinfer.predict.settings import PredictSettings
 
@@ -177,3 +178,11 @@ def test_the_point_of_a_stardist_outline_is_found_again():
     assert np.quantile(away, 0.98) < 0.05
     ends = np.linalg.norm(found.outlines - outlines[cleaned.kept], axis=2)
     assert np.quantile(ends, 0.95) < 0.5
+
+
+def test_a_detector_beside_given_nuclei_is_refused():
+    with pytest.raises(LymphinferError, match="none are detected where --nuclei gives nuclei"):
+        PredictSettings(nuclei="cells.geojson", detector="stardist")
+    jobs = [Job(Path("a.svs"), Path("a"), nuclei="a.geojson"), Job(Path("b.svs"), Path("b"))]
+    with pytest.raises(LymphinferError, match="leave --detector away, or those slides"):
+        check_jobs(jobs, PredictSettings(detector="stardist"))

@@ -127,3 +127,14 @@ def test_regions_of_other_nuclei_are_told_stale(slide, settings, tmp_path):
 
     page = write_slide_report(open_result(result.folder), figures=False).path.read_text("utf-8")
     assert "Regions are not shown" in page
+    pytest.importorskip("anndata", reason="the extra anndata is not installed")
+    from typer.testing import CliRunner
+
+    from lymphinfer.cli.app import app
+    from lymphinfer.export.scverse import to_anndata
+
+    data = to_anndata(open_result(result.folder))
+    assert "region" not in data.obs
+    assert "lymphinfer regions again" in data.uns["lymphinfer"]["regions_left_out"]
+    done = CliRunner().invoke(app, ["export", str(result.folder), "--to", "anndata"])
+    assert done.exit_code == 0 and "its regions are left out" in done.output

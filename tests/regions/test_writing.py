@@ -240,6 +240,10 @@ def test_the_report_shows_bands_table_and_bars(result, path):
         texts = [rows.nth(i).inner_text() for i in range(rows.count())]
         outside = next(text for text in texts if text.startswith("Tumor, 0-100 µm outside"))
         assert "never called" in outside and "–" in outside
+        legend = page.locator("#region-map + figcaption").inner_text()
+        assert "Annotations:" in legend and "Tumor, 0-100 µm outside" in legend
+        beyond = "box => box.parentElement.scrollWidth - box.parentElement.clientWidth"
+        assert page.locator("#region-table").evaluate(beyond) <= 0
         box = page.locator("#region-map path.region-line").first.bounding_box()
         whole = page.locator("#region-map").bounding_box()
         # The lesion begins at 900 of 4000 px and is 2000 px wide.

@@ -339,3 +339,18 @@ def test_a_marker_below_another_is_called_on_its_final_probability():
                          threshold=0.3, above=above)  # fmt: skip
     assert found.points["precise"].threshold <= 0.6
     assert found.after.balanced_accuracy[0] > 0.7
+
+
+def test_features_overrule_what_was_said_only_where_they_are_worth_more_than_chance():
+    logits, labels = made_logits(300, 0.5, 5)
+    rng = np.random.default_rng(5)
+    groups = rng.integers(0, 20, 300)
+    noise = rng.normal(size=(300, 30)).astype(np.float32)
+    told = noise.copy()
+    told[:, 0] = labels + rng.normal(size=300) / 3
+    given = {"now": 1 / (1 + np.exp(-logits)), "threshold": 0.5}
+    logits = logits.astype(np.float32)
+    assert teach_marker("CD45", noise, logits, labels, groups, **given).strength == 0
+    found = teach_marker("CD45", told, logits, labels, groups, **given)
+    assert found.strength > 0
+    assert found.after.auroc[0] > found.before.auroc[0]

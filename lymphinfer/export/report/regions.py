@@ -27,7 +27,8 @@ def region_part(result: Result) -> dict[str, Any] | None:
     -------
     dict or None
         ``record``; ``shown``, the first `MOST_ROWS` rows; ``shapes`` of the map, the large ones
-        beneath; ``chart``, the figure.
+        beneath; ``classes`` of the annotations, with their colours; ``ratio_notes``; ``chart``, the
+        figure.
 
     Raises
     ------
@@ -43,6 +44,8 @@ def region_part(result: Result) -> dict[str, Any] | None:
         "shown": rows[:MOST_ROWS],
         "left": max(0, len(rows) - MOST_ROWS),
         "shapes": _shapes(result, record),
+        "classes": _classes(record),
+        "ratio_notes": _ratio_notes(rows),
         "aggregates": _aggregates(record),
         "chart": densities(result, rows),
     }
@@ -95,7 +98,9 @@ def _shapes(result: Result, record: Mapping[str, Any]) -> list[dict[str, str]]:
         if row["kind"] not in kinds:
             continue
         area = shapely.from_geojson(json.dumps(row["geometry"]))
-        color = "rgb({}, {}, {})".format(*row_color(record, row))
+        if area.is_empty:
+            continue
+        color = _rgb(record, row)
         found.append({"kind": kinds[row["kind"]], "name": row["region"], "color": color,
                       "path": svg_path(area, step)})  # fmt: skip
     spots = [
@@ -105,6 +110,32 @@ def _shapes(result: Result, record: Mapping[str, Any]) -> list[dict[str, str]]:
         found.append({"kind": "hot", "name": "hot spots (Gi*)", "color": "#dc322f",
                       "path": svg_path(shapely.union_all(spots), step)})  # fmt: skip
     return found
+
+
+def _classes(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Classes of the annotations and their colours; without a class the annotation's own name."""
+    return list(
+        {
+            row["class"] or row["region"]: _rgb(record, row)
+            for row in record["rows"]
+            if row["kind"] == "annotation"
+        }.items()
+    )[:_MOST_BARS]
+
+
+def _ratio_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What is to be said of ratios, once for all regions."""
+    notes = [
+        f"{ratio['child']} to {ratio['parent']}: {ratio['note']}"
+        for row in rows
+        for ratio in row["ratios"]
+        if "note" in ratio
+    ]
+    return list(dict.fromkeys(notes))
+
+
+def _rgb(record: Mapping[str, Any], row: Mapping[str, Any]) -> str:
+    return "rgb({}, {}, {})".format(*row_color(record, row))
 
 
 def _aggregates(record: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lymphinfer.cells.naming import FIGURES, REPORT
-from lymphinfer.cells.regions import is_stale
+from lymphinfer.export.regions import has_stale_regions
 from lymphinfer.export.report import figures as draw
 from lymphinfer.export.report import pictures
 from lymphinfer.export.report.areas import area_lines
@@ -117,7 +117,7 @@ def write_slide_report(
             histogram_texts={name: _told(found, name) for name in result.panel.names},
             galleries=_galleries(result, found, slide),
             regions=regions,
-            stale_regions=is_stale(result.folder, result.summary["arguments"].get("fingerprint")),
+            stale_regions=has_stale_regions(result),
             region_chart=None if regions is None else draw.svg_uri(regions["chart"]),
             spots=_spot_rows(result, spots, slide),
             ratios=_ratios(result),
