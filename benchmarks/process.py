@@ -111,7 +111,7 @@ def run_by_steps(
                 costs[name] = Cost(now - began, peak, cpu - before)
                 began, before, peak = now, cpu, 0.0
                 waiting.pop(0)
-            time.sleep(0.2)
+            time.sleep(0.5)
         reader.join()
     if process.returncode:
         raise SystemExit(f"{' '.join(command)}: exit code {process.returncode}, see {log}")

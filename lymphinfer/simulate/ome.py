@@ -114,7 +114,7 @@ def write_ome_levels(
         options["planarconfig"] = "separate" if axes[0] == "S" else "contig"
     with atomic_write(path) as file, tifffile.TiffWriter(file, bigtiff=True, ome=True) as tiff:
         for i, (data, shape) in enumerate(zip(levels, shapes, strict=True)):
-            place = {"metadata": None, "subfiletype": 1}
+            place: dict[str, Any] = {"metadata": None, "subfiletype": 1}
             if i == 0:
                 place = {"metadata": metadata, "subifds": len(levels) - 1}
             tiff.write(data, shape=shape, **place, **options)
