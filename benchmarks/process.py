@@ -114,7 +114,8 @@ def run_by_steps(
             time.sleep(0.5)
         reader.join()
     if process.returncode:
-        raise SystemExit(f"{' '.join(command)}: exit code {process.returncode}, see {log}")
+        done = "".join(f"{name}: {cost}\n" for name, cost in costs.items())
+        raise SystemExit(f"{done}{' '.join(command)}: exit code {process.returncode}, see {log}")
     costs[waiting[0][0]] = Cost(time.perf_counter() - began, peak, cpu - before)
     return costs
 

@@ -63,6 +63,7 @@ def measure(cohort: Path, out: Path, config: Path) -> dict[str, Cost]:
     for name, words in short.items():
         log = out / f"{name.replace(' ', '-')}.log"
         costs |= run_by_steps([*TOOL, *map(str, words)], {}, log, last=name)
+        print(name, costs[name], flush=True)
     words = ["retrain", "--cohort", cohort, "--gates", gates, "--config", config, "--out", bundle]
     ends: dict[str, str | Path] = {
         "retrain: check": "check: ",
