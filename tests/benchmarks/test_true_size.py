@@ -32,6 +32,7 @@ def load(name: str) -> ModuleType:
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("true-size")
+    load("true_size_piece")
     maker = load("true_size_slide")
     slide = maker.make_slide(
         root / "data" / "CRC01", size_px=SIZE, cells=CELLS, seed=1, piece_px=512
