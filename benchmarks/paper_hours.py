@@ -23,20 +23,28 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lymphinfer.markers.classifier import ClassifierConfig, MarkerClassifier
 from lymphinfer.panel import TCELL_PANEL
+from lymphinfer.paper.patch_sizes import SIZES
 
 TABLE_1 = Path(__file__).parents[1] / "recipes" / "orion_crc01" / "table1.json"
 MEASURED_AS = {"convnext_base": "convnext_base", "hovernet": "hovernet-w2", "phikon": "phikon"}
-LEARNED, TOLD, PATCH_PX = 480_000, 140_000, 112
+LEARNED, TOLD, CELLS, PATCH_PX = 480_000, 140_000, 800_000, 112
+STATE_BYTES = 16
+"""A weight, AdamW's two means of it, and the best epoch's, in float32."""
 ROWS_A_BACKBONE = {"one network": 2, "four networks": 2}
+
+
+def network(backbone: str, independent: bool = False) -> MarkerClassifier:
+    """A network with four heads, or four with one, by shapes alone."""
+    with torch.device("meta"):
+        config = ClassifierConfig(TCELL_PANEL.names, backbone, independent, 512, PATCH_PX)
+        return MarkerClassifier(config).eval()
 
 
 def tflop(backbone: str) -> float:
     """Of one patch forward through one network with four heads."""
-    with torch.device("meta"):
-        config = ClassifierConfig(TCELL_PANEL.names, backbone, False, 512, PATCH_PX)
-        net = MarkerClassifier(config).eval()
-        with FlopCounterMode(display=False) as counter:
-            net(torch.rand(1, 3, PATCH_PX, PATCH_PX))
+    net = network(backbone)
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        net(torch.rand(1, 3, PATCH_PX, PATCH_PX))
     return counter.get_total_flops() / 1e12
 
 
@@ -84,6 +92,14 @@ def main() -> None:
     console = Console(width=120)
     console.print(table)
     console.print(f"all twelve rows: {total:.0f} h at {epochs} epochs")
+    console.print(f"phikon-resize: {tflop('phikon-resize') * 1e3:.1f} GFLOP a patch")
+    nets = [network(name, alone) for name in MEASURED_AS for alone in (False, True)]
+    weights = sum(p.numel() for net in nets for p in net.parameters())
+    patches = CELLS * 3 * sum(side**2 for side in SIZES)
+    console.print(
+        f"checkpoints of the twelve rows: {2 * weights * STATE_BYTES / 1e9:.0f} GB; patches of the "
+        f"patch-size study before compression: {patches / 1e9:.0f} GB"
+    )
 
 
 if __name__ == "__main__":
