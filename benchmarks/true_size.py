@@ -5,9 +5,10 @@ python benchmarks/true_size.py --out DIR [--patients 3] [--size 78417 57360] [--
 
 Makes a cohort (`true_size_slide`) of one slide that some patients share by hard links, since
 training, validation and test need one each; then runs `orion check`, `gate propose`, `gate show`,
-`gate apply` and `retrain` with one epoch of a small backbone, by their command lines. The last
-columns are 41 times a slide's share of CPU and disk. The patients' files being the same, all but
-the first find them in the page cache. Takes some 5 GB, and removes them without `--keep`.
+`gate apply` and `retrain` with one epoch of a small backbone, by their command lines, and what a
+person at `gate serve` waits for. The last column is 41 times a slide's share of CPU. The patients'
+files being the same, all but the first find them in the page cache. Takes some 4 GB of disk and
+2.2 GB of memory, and removes what it has made without `--keep`.
 """
 
 from __future__ import annotations
@@ -16,13 +17,23 @@ import argparse
 import json
 import shutil
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from process import Cost, machine, run_by_steps
 from rich.console import Console
 from rich.table import Table
 from true_size_slide import CRC01_CELLS, CRC01_PX, link_patients, make_slide
+
+from lymphinfer.orion.cohort import open_cohort
+from lymphinfer.orion.patch_store import PatchStore
+from lymphinfer.panel import TCELL_PANEL
+from lymphinfer.training.data import AUGMENTATION, augment_patch
+from lymphinfer.web.session import GatingSession
 
 SLIDES = 41
 TOOL = [sys.executable, "-m", "lymphinfer"]
@@ -78,6 +89,40 @@ def measure(cohort: Path, out: Path, config: Path) -> dict[str, Cost]:
     )
 
 
+def parts(cohort: Path, gates: Path, stores: Path) -> dict[str, float]:
+    """CPU seconds of what a person at the gates' page waits for, and of augmenting a patch."""
+    opened = open_cohort(cohort)
+    folder, marker = opened.folders[0], TCELL_PANEL.names[1]
+    session = GatingSession(opened, gates, TCELL_PANEL, "benchmark")
+    found: dict[str, float] = {}
+
+    def timed(name: str, act: Callable[[], Any], times: int = 1) -> Any:
+        began = time.process_time()
+        result = act()
+        found[name] = (time.process_time() - began) / times
+        return result
+
+    timed("page: open a slide", lambda: session.slide_reply(folder))
+    timed("page: move a gate", lambda: session.preview(folder, marker, {}))
+    cells = session.examples_reply(folder, marker, {"number": "8"})["examples"]
+    rows = [cell["row"] for examples in cells.values() for cell in examples]
+    session.picture(folder, rows[0], "he")
+    for kind in ("he", marker):
+        timed(
+            f"page: {len(rows)} pictures, {kind}",
+            lambda kind=kind: [session.picture(folder, row, kind) for row in rows],
+        )
+    session.close()
+    patches = PatchStore(stores / f"{folder}.zarr").read(range(256))
+
+    def augment() -> None:
+        for i, patch in enumerate(patches):
+            augment_patch(patch, np.random.default_rng(i), AUGMENTATION)
+
+    timed("augment a patch", augment, len(patches))
+    return found
+
+
 def disk(path: Path) -> int:
     """Bytes of a file or folder, each of several names of a file counted once."""
     files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
@@ -125,13 +170,17 @@ def main() -> None:
     config.write_text(CONFIG.format(cells=arguments.cells_per_patient, backbone=arguments.backbone))
     costs = measure(cohort, out, config)
     show(console, costs, arguments.patients)
+    others = parts(cohort, out / "gates.toml", out / "bundle.work" / "patches-112px")
+    for name, seconds in others.items():
+        console.print(f"{seconds:10,.4f} CPU s  {name}")
     made = {name: disk(out / name) for name in ("labels", "figures", "bundle", "bundle.work")}
     for name, size in (files | made).items():
         console.print(f"{size / 1e6:10,.1f} MB  {name}")
     if arguments.json:
         document = {
             "machine": machine(), "patients": arguments.patients, "cells": arguments.cells,
-            "files": files, "made": made, "costs": {k: asdict(v) for k, v in costs.items()},
+            "files": files, "made": made, "parts": others,
+            "costs": {k: asdict(v) for k, v in costs.items()},
         }  # fmt: skip
         arguments.json.write_text(json.dumps(document, indent=1) + "\n")
     if not arguments.keep:
