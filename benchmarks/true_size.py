@@ -113,7 +113,8 @@ def parts(cohort: Path, gates: Path, stores: Path) -> dict[str, float]:
             lambda kind=kind: [session.picture(folder, row, kind) for row in rows],
         )
     session.close()
-    patches = PatchStore(stores / f"{folder}.zarr").read(range(256))
+    store = PatchStore(stores / f"{folder}.zarr")
+    patches = store.read(range(min(256, len(store))))
 
     def augment() -> None:
         for i, patch in enumerate(patches):
