@@ -59,4 +59,6 @@ def build_backbone(name: str, *, pretrained: bool = False) -> BackboneSpec:
             + (f"; near names: {near}" if near else "")
         )
     module = timm.create_model(name, pretrained=pretrained, num_classes=0)
-    return BackboneSpec(mend_convolutions(module), int(cast(int, module.num_features)))
+    # Where a model ends in a layer of its own, as MobileNet does, it is wider than its features.
+    width = int(cast(int, getattr(module, "head_hidden_size", None) or module.num_features))
+    return BackboneSpec(mend_convolutions(module), width)

@@ -33,7 +33,7 @@ def _crop(image: LabelImage, size: int) -> LabelImage:
     )
 
 
-def _relabel(image: LabelImage, cells: Cells) -> tuple[LabelImage, Cells]:
+def relabel(image: LabelImage, cells: Cells) -> tuple[LabelImage, Cells]:
     """Give cells that have pixels the labels 1..n from top to bottom; leave out the others."""
     present = np.bincount(image.labels.ravel(), minlength=len(cells) + 1)[1:] > 0
     kept = np.flatnonzero(present)
@@ -99,7 +99,7 @@ def simulate_slide(
     eosin = np.ascontiguousarray(
         tissue.densities[_MARGIN : _MARGIN + size, _MARGIN : _MARGIN + size, 1]
     )
-    image, cells = _relabel(_crop(tissue.labels, size), tissue.cells)
+    image, cells = relabel(_crop(tissue.labels, size), tissue.cells)
     layout, stain = tissue.layout, tissue.stain
     del tissue
     cells = _moved(cells, -_MARGIN)
@@ -138,7 +138,7 @@ def simulate_slide(
     )
     table = measure_cells(image.labels, counts)
     write_table(folder / plan.files["cells"], table)
-    _write_markers(folder / plan.files["markers"], header=plan.batch % 2 == 0)
+    write_markers(folder / plan.files["markers"], header=plan.batch % 2 == 0)
     rows = truth_table(cells)
     write_truth(truth, rows)
     return {
@@ -176,7 +176,7 @@ def _write_he(path: Path, rgb: NDArray[np.uint8], *, planar: bool) -> None:
     write_ome_tiff(path, image, "SYX" if planar else "YXS", MPP, compression="jpeg", level=90)
 
 
-def _write_markers(path: Path, *, header: bool) -> None:
+def write_markers(path: Path, *, header: bool) -> None:
     """ORION's `markers.csv` comes with and without a header."""
     lines = (["Marker"] if header else []) + list(panel19.CHANNEL_NAMES)
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")

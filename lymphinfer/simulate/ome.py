@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,9 @@ def _pyramid(image: NDArray[Any], axes: str, tile_px: int, *, nearest: bool) -> 
             levels.append(np.ascontiguousarray(_every_second(last, y, x, 0, 0)))
         elif axes[0] in "CS":
             # Plane by plane: sums of all channels at once would need twice the image's memory.
-            levels.append(np.stack([_halved(plane, y - 1, x - 1) for plane in last]))
+            levels.append(np.stack([halved(plane, y - 1, x - 1) for plane in last]))
         else:
-            levels.append(_halved(last, y, x))
+            levels.append(halved(last, y, x))
     return levels
 
 
@@ -36,27 +37,28 @@ def _every_second(image: NDArray[Any], y: int, x: int, dy: int, dx: int) -> NDAr
     return image[tuple(cut)]
 
 
-def _halved(image: NDArray[Any], y: int, x: int) -> NDArray[Any]:
-    """Means of 2 x 2 pixels, rounded."""
+def halved(image: NDArray[Any], y: int, x: int) -> NDArray[Any]:
+    """Halve an image by means of 2 x 2 pixels, rounded; `y` and `x` are its axes."""
     total = _every_second(image, y, x, 0, 0).astype(np.uint32)
     for dy, dx in ((0, 1), (1, 0), (1, 1)):
         total += _every_second(image, y, x, dy, dx)
     return ((total + 2) // 4).astype(image.dtype)
 
 
-def write_ome_tiff(
+def write_ome_levels(
     path: Path,
-    image: NDArray[Any],
+    levels: Sequence[NDArray[Any] | Iterator[Any]],
+    shapes: Sequence[tuple[int, ...]],
+    dtype: type[np.generic] | np.dtype[Any],
     axes: str,
     mpp: float,
     *,
     compression: str,
     level: int,
     channels: tuple[str, ...] = (),
-    nearest: bool = False,
     tile_px: int = 512,
 ) -> None:
-    """Write a pyramidal OME-TIFF, the same bytes for the same image and file name.
+    """Write a pyramidal OME-TIFF level by level, the same bytes for the same data and file name.
 
     The TIFF resolution tags say nothing, as ORION's: the pixel size stands in the OME-XML.
 
@@ -64,20 +66,23 @@ def write_ome_tiff(
     ----------
     path : Path
         The file.
-    image : ndarray
-        Level 0.
+    levels : sequence of ndarray or of iterator
+        Each level's image, or its tiles row by row (of one channel after the other): arrays of
+        ``tile_px`` a side, or bytes that are encoded already. Of an iterator nothing but the tile
+        at hand is held in memory.
+    shapes : sequence of tuple of int
+        Of the levels, in the order of `axes`.
+    dtype : numpy type
     axes : str
-        Its axes: ``"YXS"`` or ``"SYX"`` for RGB, ``"CYX"``, ``"YX"``.
+        Their axes: ``"YXS"`` or ``"SYX"`` for RGB, ``"CYX"``, ``"YX"``.
     mpp : float
-        Pixel size, µm.
+        Pixel size of level 0, µm.
     compression : str
         ``"jpeg"`` or ``"zlib"``.
     level : int
         JPEG quality or zlib level.
     channels : tuple of str
         Channel names.
-    nearest : bool
-        Lower levels take every second pixel: labels must not be averaged.
     tile_px : int
         Side of a tile.
 
@@ -103,11 +108,58 @@ def write_ome_tiff(
         "compressionargs": {"level": level},
         "photometric": "rgb" if rgb else "minisblack",
         "maxworkers": 1,
+        "dtype": dtype,
     }
     if rgb:
         options["planarconfig"] = "separate" if axes[0] == "S" else "contig"
-    levels = _pyramid(image, axes, tile_px, nearest=nearest)
     with atomic_write(path) as file, tifffile.TiffWriter(file, bigtiff=True, ome=True) as tiff:
-        tiff.write(levels[0], subifds=len(levels) - 1, metadata=metadata, **options)
-        for lower in levels[1:]:
-            tiff.write(lower, subfiletype=1, metadata=None, **options)
+        for i, (data, shape) in enumerate(zip(levels, shapes, strict=True)):
+            place: dict[str, Any] = {"metadata": None, "subfiletype": 1}
+            if i == 0:
+                place = {"metadata": metadata, "subifds": len(levels) - 1}
+            tiff.write(data, shape=shape, **place, **options)
+
+
+def write_ome_tiff(
+    path: Path,
+    image: NDArray[Any],
+    axes: str,
+    mpp: float,
+    *,
+    compression: str,
+    level: int,
+    channels: tuple[str, ...] = (),
+    nearest: bool = False,
+    tile_px: int = 512,
+) -> None:
+    """Write a pyramidal OME-TIFF of an image in memory; see `write_ome_levels`.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    image : ndarray
+        Level 0.
+    axes, mpp, compression, level, channels, tile_px
+        See `write_ome_levels`.
+    nearest : bool
+        Lower levels take every second pixel: labels must not be averaged.
+
+    Raises
+    ------
+    ResultError
+        The file cannot be written.
+    """
+    levels = _pyramid(image, axes, tile_px, nearest=nearest)
+    write_ome_levels(
+        path,
+        levels,
+        [part.shape for part in levels],
+        image.dtype,
+        axes,
+        mpp,
+        compression=compression,
+        level=level,
+        channels=channels,
+        tile_px=tile_px,
+    )

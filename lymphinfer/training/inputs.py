@@ -28,6 +28,7 @@ from lymphinfer.slides.pixel_size import MAX_MPP
 from lymphinfer.training.calibrate import count_labels
 from lymphinfer.training.config import DataConfig, RetrainConfig
 from lymphinfer.training.data import StoreSet
+from lymphinfer.training.start import untakeable
 
 log = logging.getLogger(__name__)
 
@@ -157,6 +158,8 @@ def network_problems(config: RetrainConfig) -> list[str]:
             f"backbone {model.backbone!r} is neither one of {', '.join(own)} nor known to timm "
             f"{timm.__version__}"
         )
+    elif model.backbone not in own and hovernet is None:
+        problems += [problem for problem in (untakeable(model.backbone, px),) if problem]
     if (problem := side_problem(model.backbone, px)) is not None:
         problems.append(problem)
     if config.bundle.dense and config.data.mpp > MAX_MPP:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -25,6 +26,28 @@ SHIPPED_DETECTOR = "he-v1"
 """Its detector is what the shipped patch classifier began from."""
 
 log = logging.getLogger(__name__)
+
+
+def untakeable(backbone: str, patch_px: int) -> str | None:
+    """Why a backbone of timm cannot take patches of a side; None where it can.
+
+    Two patches are sent through it, by their shapes alone where the model allows that.
+    """
+    found: Exception | None = None
+    for device in ("meta", "cpu"):
+        try:
+            with torch.device(device), torch.inference_mode():
+                net = MarkerClassifier(ClassifierConfig(("any",), backbone, patch_px=patch_px))
+                net.eval()(torch.zeros(2, 3, patch_px, patch_px))
+            return None
+        # Each model has exceptions of its own; some cannot be built by shapes alone.
+        except Exception as error:
+            found = error
+    reason = str(found).strip().partition("\n")[0] or type(found).__name__
+    return (
+        f"backbone {backbone} cannot take patches of {patch_px} px ({reason.rstrip('.')}): choose "
+        "another patch_px or backbone"
+    )
 
 
 def build_classifier(

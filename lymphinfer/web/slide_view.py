@@ -96,6 +96,7 @@ class SlideView:
         # One order for all samples: a moved threshold exchanges few of the examples.
         order = np.random.default_rng(0).permutation(len(self.cells))
         self._order: NDArray[np.int32] = order.astype(np.int32)
+        self._windows: dict[str, tuple[float, float]] = {}
 
     def counts(self, gates: SlideGates) -> tuple[LabelCounts, ...]:
         """Count what becomes of the cells, as `lymphinfer gate apply` does; one a marker."""
@@ -165,10 +166,14 @@ class SlideView:
 
     def window(self, marker: str) -> tuple[float, float]:
         """Black and white of a marker's picture, raw counts; it does not depend on gates."""
-        low, high = np.quantile(self.cells.intensities[marker], (0.05, 0.995))
-        # Noise of a sixteen-bit camera is not to look like signal; eight bits have no such room.
-        least = min(50.0, self._image.saturation / 20)
-        return float(low), float(max(high * 1.5 - low * 0.5, low + least))
+        # Every picture asks for it, and of a slide's cells quantiles take longer than the picture.
+        if marker not in self._windows:
+            low, high = np.quantile(self.cells.intensities[marker], (0.05, 0.995))
+            # Noise of a sixteen-bit camera is not to look like signal; eight bits have no such
+            # room.
+            least = min(50.0, self._image.saturation / 20)
+            self._windows[marker] = float(low), float(max(high * 1.5 - low * 0.5, low + least))
+        return self._windows[marker]
 
     def propose(self, gates: SlideGates, marker: str) -> Gate:
         """Propose one marker's gate anew, given the slide's other gates; see `propose_slide`."""

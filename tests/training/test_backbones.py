@@ -215,3 +215,20 @@ def test_the_backbone_of_the_shipped_patch_classifier_can_be_retrained(freeze):
     assert torch.equal(net.backbones[0].net.features.conv.weight, taught)
     wrong = replace(config, data=DataConfig(patch_px=90))
     assert "needs a patch_px that 16 divides" in network_problems(wrong)[0]
+
+
+@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "lcnet_050", "vgg11", "resnet10t"])
+def test_the_heads_are_as_wide_as_what_a_model_of_timm_ends_in(name):
+    with torch.device("meta"):
+        config = ClassifierConfig(TCELL_PANEL.names, name, hidden=8, patch_px=64)
+        assert MarkerClassifier(config)(torch.rand(2, 3, 64, 64)).shape == (2, 4)
+    config = RetrainConfig(data=DataConfig(patch_px=64), model=ModelConfig(backbone=name))
+    assert network_problems(config) == []
+
+
+def test_a_model_that_takes_one_size_alone_is_told_before_anything_is_computed():
+    config = RetrainConfig(model=ModelConfig(backbone="vit_tiny_patch16_224"))
+    (problem,) = network_problems(config)
+    assert problem.startswith("backbone vit_tiny_patch16_224 cannot take patches of 112 px (")
+    assert "224" in problem
+    assert network_problems(replace(config, data=DataConfig(patch_px=224))) == []
