@@ -208,9 +208,17 @@ def card(folder: Path, far_parameters: int, training: str) -> str:
         f"{child} given {parent} {with_interval(far[f'{child} given {parent}'])}"
         for child, parent in PARENTS.items()
     )
-    cv = validation["tiles"]["c01"]
+    # The markers with the bundle's calibration, which a product down the lineage depends on.
     cv_rows = ["| marker | AUROC |", "| --- | --- |"]
-    cv_rows += [f"| {name} | {number(value)} |" for name, value in cv.items() if name != "n"]
+    for name in MARKERS:
+        found, *spread = validation["markers"][name]["auroc"]
+        row = {"auroc": found, "auroc_interval": spread}
+        cv_rows.append(f"| {name} | {with_interval(row)} |")
+    cv_rows += [
+        f"| {name} | {number(value)} |"
+        for name, value in validation["tiles"]["c01"].items()
+        if " given " in name
+    ]
     others = []
     brca = quality.get("brca_m2c_val", {})
     for label, row in (
