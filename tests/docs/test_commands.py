@@ -280,7 +280,10 @@ def test_every_option_in_the_text_exists(page):
             wrong = {w for w in rest if w.startswith("--") and len(w) > 2} - options_of(command)
             assert not wrong, f"{name_of(page)}: {name} has no {wrong}"
         script = re.match(r"(?:python )?(\S+\.py)\b", code)
+        recipe = re.match(r"python -m (recipes\.[\w.]+)", code)
         source = script_source(script[1]) if script and "--" in code else ""
+        if recipe:
+            source = (ROOT / f"{recipe[1].replace('.', '/')}.py").read_text("utf-8")
         for option in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", code):
             assert option in known or f'"{option}"' in source, f"{name_of(page)}: {code}"
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from lymphinfer.markers.two_scale import TwoScaleConfig, TwoScaleHead
+from lymphinfer.markers.configs import TwoScaleConfig
+from lymphinfer.markers.two_scale_head import TwoScaleHead
 from recipes.he import head
 from recipes.he.crc01 import MARKERS, PARENTS
 from recipes.he.far import OUTPUTS
