@@ -35,8 +35,9 @@ from sklearn.metrics import average_precision_score, balanced_accuracy_score, ro
 from lymphinfer.bundles.loading import Bundle
 from lymphinfer.bundles.registry import DEFAULT_BUNDLE
 from lymphinfer.markers.calibration import expected_calibration_error
-from lymphinfer.markers.two_scale import FarMap, FarScale, mirrored
+from lymphinfer.markers.two_scale import FarMap, FarScale
 from lymphinfer.nuclei.metrics import pair_centroids
+from lymphinfer.slides.edges import mirrored
 from recipes.he.crc01 import GATES, MARKERS, PARENTS, SINGLE_GATES, TILE_PX, TiledSlide, read_slide
 from recipes.he.near_sets import gated, read_placement, read_tile
 

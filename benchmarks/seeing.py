@@ -12,8 +12,9 @@ from PIL import Image
 from lymphinfer.bundles.loading import Bundle
 from lymphinfer.markers.hierarchy import apply_hierarchy
 from lymphinfer.markers.patches import cut_patches
-from lymphinfer.markers.two_scale import FarMap, FarScale, NearDense, mirrored, near_features
+from lymphinfer.markers.two_scale import FarMap, FarScale, NearDense, near_features
 from lymphinfer.nuclei.detector import Detection, polygon_centroids
+from lymphinfer.slides.edges import mirrored
 
 Pixels = NDArray[np.uint8]
 

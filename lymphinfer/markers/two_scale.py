@@ -300,30 +300,3 @@ class FarScale:
             Its corner (x, y).
         """
         return FarMap(self.engine, self.engine.look(pixels), origin_px)
-
-
-def mirrored(
-    pixels: NDArray[np.uint8], box: tuple[int, int, int, int], size: tuple[int, int]
-) -> NDArray[np.uint8]:
-    """Continue an image beyond its edges by its mirror image.
-
-    Parameters
-    ----------
-    pixels : ndarray of uint8, (h, w, 3)
-        The part of the image within the rectangle.
-    box : tuple of int
-        Rectangle (x0, y0, x1, y1); may reach beyond the image on any side.
-    size : tuple of int
-        (width, height) of the image.
-
-    Returns
-    -------
-    ndarray of uint8, (y1 - y0, x1 - x0, 3)
-    """
-    x0, y0, x1, y1 = box
-    before = max(0, -y0), max(0, -x0)
-    after = max(0, y1 - size[1]), max(0, x1 - size[0])
-    if not any((*before, *after)):
-        return pixels
-    margins = [*zip(before, after, strict=True), (0, 0)]
-    return np.pad(pixels, margins, mode="symmetric")

@@ -24,12 +24,17 @@ from lymphinfer.cells.table import build_table
 from lymphinfer.markers.describing import Describer, describer
 from lymphinfer.markers.hierarchy import apply_hierarchy, call_phenotypes
 from lymphinfer.markers.memory import CarefulDevice
-from lymphinfer.markers.two_scale import FarMap, FarScale, mirrored
+from lymphinfer.markers.two_scale import FarMap, FarScale
 from lymphinfer.nuclei.detector import Detection, polygon_centroids
 from lymphinfer.slides import Shard, Slide, Tile, TileGrid
+from lymphinfer.slides.edges import read_with_edges
 from lymphinfer.slides.focus import BlurredField, blurred_fields, with_fields
 
 OnTile = Callable[[int], None]
+
+EDGE_PX = 1.0
+"""How far beyond the slide's edge a centroid may lie, working px: half a nucleus and its mirror
+image make a whole one, whose centroid lies on the edge."""
 
 DROPPED_KEY = b"lymphinfer.dropped"
 """Metadata of a shard's table: outlines that could not be made valid, where there are any."""
@@ -228,9 +233,8 @@ class TilePipeline:
         return len(nuclei.rings)
 
     def _read(self, tile: Tile) -> NDArray[np.uint8]:
-        x0, y0, x1, y1 = tile.halo
         with self.clock("read"):
-            pixels = self.slide.read_region(x0, y0, x1 - x0, y1 - y0, self.grid.mpp_work)
+            pixels = read_with_edges(self.slide, tile.halo, self.grid.mpp_work)
         with self.clock("focus"):
             self.blurred[tile.index] = blurred_fields(
                 pixels, tile, self.grid.mpp_work, self.grid.downsample
@@ -242,13 +246,9 @@ class TilePipeline:
         assert self.far is not None
         cores = np.array([tile.core for tile in shard.tiles]) * (self.grid.mpp_work / self.far.mpp)
         box = self.far.box(*cores[:, :2].min(axis=0), *cores[:, 2:].max(axis=0))
-        size = self.slide.dimensions_at(self.far.mpp)
-        x0, y0 = max(box[0], 0), max(box[1], 0)
-        x1, y1 = min(box[2], size[0]), min(box[3], size[1])
         with self.clock("read"):
-            pixels = self.slide.read_region(x0, y0, x1 - x0, y1 - y0, self.far.mpp)
-        # Glass surrounds most tissue; where the picture ends in tissue, white would be a lie.
-        return FarPixels(mirrored(pixels, box, size), (box[0], box[1]))
+            pixels = read_with_edges(self.slide, box, self.far.mpp)
+        return FarPixels(pixels, (box[0], box[1]))
 
     def _look_far(self, read: FarPixels) -> FarMap:
         assert self.far is not None
@@ -280,7 +280,11 @@ class TilePipeline:
         detection = self.bundle.detector.decode(dense)
         corner = np.array(tile.halo[:2], np.float64)
         centers = polygon_centroids(detection.polygons)
-        owned = tile.owns(*(centers + corner).T)
+        places = centers + corner
+        last = np.array(self.slide.dimensions_at(self.grid.mpp_work), np.float64)
+        # What lies in the mirror image is there already, on the other side of the edge.
+        here = np.maximum(-places, places - last).max(axis=1, initial=-np.inf) <= EDGE_PX
+        owned = here & tile.owns(*np.clip(places, 0, last).T)
         detection, centers = detection.take(owned), centers[owned]
         limits = np.array(self.slide.dimensions, np.float64)
         cleaned = clean(np.clip((detection.polygons + corner) * self.grid.downsample, 0, limits))

@@ -12,9 +12,10 @@ from lymphinfer.bundles.loading import Bundle
 from lymphinfer.cells.outlines import Rings
 from lymphinfer.cells.stars import stars
 from lymphinfer.markers.describing import describer
-from lymphinfer.markers.two_scale import FarScale, mirrored
+from lymphinfer.markers.two_scale import FarScale
 from lymphinfer.nuclei.detector import polygon_centroids
 from lymphinfer.slides import Slide, Tile, TileGrid
+from lymphinfer.slides.edges import read_with_edges
 from lymphinfer.teaching.marked import Mark
 from lymphinfer.teaching.teachable import Teachable
 
@@ -81,8 +82,8 @@ def see(
     around: list[tuple[F32, NDArray[np.float64]]] = []
     alone = 0
     for tile in tiles:
-        x0, y0, x1, y1 = tile.halo
-        pixels = slide.read_region(x0, y0, x1 - x0, y1 - y0, mpp)
+        x0, y0 = tile.halo[:2]
+        pixels = read_with_edges(slide, tile.halo, mpp)
         dense = bundle.detector.infer(pixels)
         found = bundle.detector.decode(dense)
         corner = np.array((x0, y0), np.float64)
@@ -129,10 +130,7 @@ def look_far(slide: Slide, far: FarScale, centers: NDArray[np.float64]) -> F32:
     found = np.empty((len(places), len(far.config.outputs)), np.float32)
     for tile in _tiles(slide, far.mpp, halo, places):
         box = far.box(*tile.core)
-        x0, y0 = max(box[0], 0), max(box[1], 0)
-        x1, y1 = min(box[2], int(size[0])), min(box[3], int(size[1]))
-        pixels = slide.read_region(x0, y0, x1 - x0, y1 - y0, far.mpp)
-        seen = far.infer(mirrored(pixels, box, (int(size[0]), int(size[1]))), (box[0], box[1]))
+        seen = far.infer(read_with_edges(slide, box, far.mpp), (box[0], box[1]))
         own = tile.owns(*places.T)
         found[own] = seen.at(places[own])
     return found

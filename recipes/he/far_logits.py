@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 from lymphinfer.compute import half_type
 from lymphinfer.markers.calibration import fit_calibration
 from lymphinfer.markers.far_scale import FarNet, TorchFar
-from lymphinfer.markers.two_scale import FarScale, mirrored
+from lymphinfer.markers.two_scale import FarScale
 from lymphinfer.nuclei.augment import perturb_optics, perturb_stain
+from lymphinfer.slides.edges import mirrored
 from recipes.he.crc01 import (
     MARKERS,
     PARENTS,

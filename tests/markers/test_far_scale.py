@@ -17,7 +17,8 @@ from lymphinfer.markers.far_scale import (
     sample_features,
     unfold_batch_norm,
 )
-from lymphinfer.markers.two_scale import FarScale, mirrored
+from lymphinfer.markers.two_scale import FarScale
+from lymphinfer.slides.edges import mirrored
 from lymphinfer.validation import checked
 
 SMALL = FarConfig(widths=(4, 6), blocks=(1, 1), features=5, outputs=("a", "b"), hidden=3)
