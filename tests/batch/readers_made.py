@@ -59,17 +59,17 @@ def out_of_memory() -> None:
     from lymphinfer.markers import model
     from lymphinfer.nuclei.stardist import detector
 
-    infer, classify = detector.StarDistDetector.infer, model.classify_patches
+    infer, classify = detector.StarDistDetector.infer, model.MarkerModel.logits
 
     def small_infer(self, tile):
         if max(tile.shape[:2]) > 500:
             raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB (made)")
         return infer(self, tile)
 
-    def small_classify(net, patches, **options):
+    def small_classify(self, patches, *others):
         if len(patches) > 20:
             raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB (made)")
-        return classify(net, patches, **options)
+        return classify(self, patches, *others)
 
     detector.StarDistDetector.infer = small_infer
-    model.classify_patches = small_classify
+    model.MarkerModel.logits = small_classify
