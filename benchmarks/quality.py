@@ -41,6 +41,7 @@ from sklearn.metrics import roc_auc_score
 
 from lymphinfer.bundles.evidence import DEFAULT_POINT
 from lymphinfer.bundles.loading import Bundle
+from lymphinfer.compute import torch_type
 from lymphinfer.markers.hierarchy import apply_hierarchy
 from lymphinfer.nuclei.augment import (
     Augmentation,
@@ -52,6 +53,7 @@ from lymphinfer.nuclei.datasets import AnnotatedImage, read_folder
 from lymphinfer.nuclei.metrics import (
     score_segmentation,
 )
+from lymphinfer.nuclei.stardist.infer import TorchStarDist
 from lymphinfer.orion.manifest import slide_means
 from lymphinfer.training.detectors.stardist import resample
 
@@ -184,9 +186,13 @@ def measure(
     if not quick:
         result["extremes"] = under_extremes(bundle, images)
         detector = stardist_of(bundle)
-        detector.n_views = 8
+        alone = detector.engine
+        detector.engine = TorchStarDist(
+            detector.net, device=bundle.engine.device,
+            autocast=torch_type(bundle.engine.precision), n_views=8,
+        )  # fmt: skip
         averaged = on_annotated(bundle, images, point)
-        detector.n_views = 1
+        detector.engine = alone
         result["consep_test_8_views"] = {
             k: v for k, v in averaged.items() if k not in ("calibration",)
         }
