@@ -20,7 +20,7 @@ from lymphinfer.slides import open_slide
 
 BUNDLE = "he-v1-fast"
 # The same pixels as a plain tiled TIFF of 0.25 µm/px.
-NUCLEI, TISSUE_MM2, CD45 = 260, 0.0397, 21.1
+NUCLEI, TISSUE_MM2, CD45 = 260, 0.0397, 21.94
 
 
 def run_case(name: str, folder: Path) -> Path:
