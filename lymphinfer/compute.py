@@ -36,11 +36,6 @@ def torch_type(precision: str) -> torch.dtype | None:
     return known[precision]
 
 
-def precision_name(autocast: torch.dtype | None) -> str:
-    """``"fp32"`` for None, else torch's name of the half type."""
-    return "fp32" if autocast is None else str(autocast).removeprefix("torch.")
-
-
 def channels_last(net: Net, device: torch.device | str = "cpu") -> Net:
     """Move a network to a device with channels-last weights, the fast layout for convolutions."""
     # Not net.to(): TIAToolbox's networks override it and refuse a memory format.

@@ -31,12 +31,12 @@ class Layers:
         self.weights = weights
         self.taken: set[str] = set()
 
-    def pixels(self, divisor: float = 255.0) -> tuple[Any, Any]:
+    def pixels(self) -> tuple[Any, Any]:
         """Input of bytes, (B, H, W, 3), and the node that has them in [0, 1], (B, 3, H, W)."""
         given = self.ops.parameter([-1, -1, -1, 3], np.uint8, name="pixels")
         floats = self.ops.convert(given, "f32")
         return given, self.ops.divide(
-            self.ops.transpose(floats, np.array([0, 3, 1, 2])), np.float32(divisor)
+            self.ops.transpose(floats, np.array([0, 3, 1, 2])), np.float32(255)
         )
 
     def take(self, name: str, shape: tuple[int, ...] | None = None) -> NDArray[np.float32]:
