@@ -11,6 +11,8 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 SLIDE ?=
 ARGS ?=
+# Tests start hundreds of commands; unless what Python compiles is kept, each compiles it anew.
+export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: demo test test-slow test-base docs dist env clean
 

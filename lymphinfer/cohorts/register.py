@@ -127,10 +127,11 @@ def register(
     if_coarse = _filtered(coarse_plane(fluorescence, plane, if_mpp), COARSE_MPP)
     affine = _whole(he_coarse, if_coarse, slide.mpp, if_mpp)
     report(1, steps)
+    patches = _Patches(slide, fitted)
     for turn in range(_ROUNDS):
-        affine = _refined(slide, fluorescence, plane, affine, fitted, if_mpp)
+        affine = _refined(patches, fluorescence, plane, affine, slide.mpp, if_mpp)
         report(turn + 2, steps)
-    shifts, _ = _shifts(slide, fluorescence, plane, affine, held_out)
+    shifts = _shifts(_Patches(slide, held_out), fluorescence, plane, affine)
     errors = np.hypot(*shifts.T) * slide.mpp
     report(steps, steps)
     linear = affine.matrix[:, :2]
@@ -191,13 +192,16 @@ def _filtered(image: NDArray[Any], mpp: float) -> Image:
 
 
 def _band(image: NDArray[Any], mpp: float) -> Image:
-    from scipy.ndimage import gaussian_filter
+    from scipy.ndimage import gaussian_filter, uniform_filter
 
     plain = image.astype(np.float32)
     wide = max(_HIGH_PASS_UM / mpp, 2.0)
-    return np.asarray(
-        gaussian_filter(plain, max(1.5 / mpp, 0.5)) - gaussian_filter(plain, wide, truncate=2.5)
-    )
+    # Three boxes are a Gaussian nearly (central limit), in a tenth of the time: 3 (w² - 1) / 12.
+    box = 2 * round((math.sqrt(4 * wide**2 + 1) - 1) / 2) + 1
+    ground = plain
+    for _ in range(3):
+        ground = uniform_filter(ground, box)
+    return np.asarray(gaussian_filter(plain, max(1.5 / mpp, 0.5)) - ground)
 
 
 def _whole(he: Image, fluorescence: Image, he_mpp: float, if_mpp: float) -> Affine:
@@ -267,50 +271,65 @@ def _patch_centres(density: Image, slide: Slide) -> tuple[NDArray[np.float64], N
     return centres[::2], centres[1::2]
 
 
+class _Patches:
+    """Windowed patches of an H&E, read and filtered once for all rounds.
+
+    Parameters
+    ----------
+    slide : Slide
+    centres : ndarray of float64, (N, 2)
+        Level-0 px.
+    """
+
+    def __init__(self, slide: Slide, centres: NDArray[np.float64]) -> None:
+        self.mpp = max(FINE_MPP, slide.mpp)
+        self.scale = self.mpp / slide.mpp
+        self.side = round(PATCH_UM / self.mpp)
+        self.level0 = round(self.side * self.scale)
+        self.window = np.hanning(self.side)[:, None] * np.hanning(self.side)
+        corners = np.rint(centres - self.level0 / 2).astype(int)
+        self.centres = corners + self.level0 / 2
+        self.corners = [(round(x / self.scale), round(y / self.scale)) for x, y in corners]
+        size = self.side, self.side, self.mpp
+        self.images = [
+            self.filtered(_density(slide.read_region(x, y, *size))) for x, y in self.corners
+        ]
+
+    def filtered(self, image: NDArray[Any]) -> Image:
+        return np.asarray(_filtered(image, self.mpp) * self.window, np.float32)
+
+
 def _shifts(
-    slide: Slide, fluorescence: Path, plane: int, affine: Affine, centres: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    patches: _Patches, fluorescence: Path, plane: int, affine: Affine
+) -> NDArray[np.float64]:
     """How far, H&E's level-0 px, the immunofluorescence at each patch lies from the H&E."""
     from skimage.registration import phase_cross_correlation
     from skimage.transform import resize
 
-    mpp = max(FINE_MPP, slide.mpp)
-    side = round(PATCH_UM / mpp)
-    level0 = round(side * mpp / slide.mpp)
-    window = np.hanning(side)[:, None] * np.hanning(side)
-    shifts = np.empty((len(centres), 2))
-    corners = np.rint(centres - level0 / 2).astype(int)
+    shape, level0 = (patches.side, patches.side), patches.level0
+    shifts = np.empty((len(patches.corners), 2))
     with AlignedPlanes(fluorescence, affine) as image:
-        for i, (x, y) in enumerate(corners):
-            left, top = round(x * slide.mpp / mpp), round(y * slide.mpp / mpp)
-            he = _filtered(_density(slide.read_region(left, top, side, side, mpp)), mpp)
-            x0, y0 = (round(v * mpp / slide.mpp) for v in (left, top))
+        for i, (left, top) in enumerate(patches.corners):
+            x0, y0 = (round(v * patches.scale) for v in (left, top))
             raw = image.read_plane(plane, x0, y0, level0, level0).astype(np.float32)
-            small = resize(np.log1p(raw), (side, side), order=1, anti_aliasing=True)
-            other = _filtered(small, mpp)
+            small = resize(np.log1p(raw), shape, order=1, anti_aliasing=True)
             down, right = phase_cross_correlation(
-                he * window, other * window, upsample_factor=20, normalization=None
+                patches.images[i], patches.filtered(small), upsample_factor=20, normalization=None
             )[0]
-            shifts[i] = np.array([right, down]) * mpp / slide.mpp
-    return shifts, corners + level0 / 2
+            shifts[i] = np.array([right, down]) * patches.scale
+    return shifts
 
 
 def _refined(
-    slide: Slide,
-    fluorescence: Path,
-    plane: int,
-    affine: Affine,
-    centres: NDArray[np.float64],
-    if_mpp: float,
+    patches: _Patches, fluorescence: Path, plane: int, affine: Affine, he_mpp: float, if_mpp: float
 ) -> Affine:
     """The transform that agrees with most patches' shifts; the old one where none does."""
     from skimage.measure import ransac
     from skimage.transform import AffineTransform
 
-    shifts, places = _shifts(slide, fluorescence, plane, affine, centres)
-    target = affine(places - shifts)
+    shifts = _shifts(patches, fluorescence, plane, affine)
     model, agree = ransac(
-        (places, target),
+        (patches.centres, affine(patches.centres - shifts)),
         AffineTransform,
         min_samples=4,
         residual_threshold=_INLIER_UM / if_mpp,
@@ -320,7 +339,7 @@ def _refined(
     if not model or agree is None or agree.sum() < _MIN_PATCHES:
         return affine
     found = Affine(np.asarray(model.params, np.float64)[:2])
-    stretch = np.linalg.svd(found.matrix[:, :2] * if_mpp / slide.mpp, compute_uv=False)
+    stretch = np.linalg.svd(found.matrix[:, :2] * if_mpp / he_mpp, compute_uv=False)
     # Of patches that agree by chance the transform is a bad one.
     return found if stretch[-1] > 0.9 and stretch[0] < 1.1 else affine
 

@@ -10,10 +10,10 @@ import tifffile
 from scipy.ndimage import gaussian_filter
 
 HE_MPP, IF_MPP = 1.0, 1.3
-SIDE_UM = 2600
+SIDE_UM = 2000
 
 
-def made_nuclei(n: int = 12_000, seed: int = 0) -> np.ndarray:
+def made_nuclei(n: int = 7_000, seed: int = 0) -> np.ndarray:
     """Nuclei in µm, crowded in places and absent from others, float64 (N, 2)."""
     rng = np.random.default_rng(seed)
     centres = rng.uniform(300, SIDE_UM - 300, (30, 2))
@@ -32,10 +32,10 @@ def true_transform(angle_deg: float, shift_um: float) -> np.ndarray:
     return np.column_stack([linear, middle - linear @ middle + shift])
 
 
-def dots(xy_um: np.ndarray, mpp: float, seed: int) -> np.ndarray:
+def dots(xy_um: np.ndarray, mpp: float, seed: int, side_um: int = SIDE_UM) -> np.ndarray:
     """Nuclei as blobs of 5 µm, 0 to about 1, (H, W): drawn between pixels, not on them."""
     rng = np.random.default_rng(seed)
-    side = round(SIDE_UM / mpp)
+    side = round(side_um / mpp)
     image = np.zeros((side, side))
     place = xy_um / mpp - 0.5
     base = np.floor(place).astype(int)
@@ -51,9 +51,9 @@ def dots(xy_um: np.ndarray, mpp: float, seed: int) -> np.ndarray:
     return np.clip(blurred * 2 * np.pi * (2.2 / mpp) ** 2, 0, 1.5)
 
 
-def write_he(path: Path, xy_um: np.ndarray, seed: int = 1) -> None:
+def write_he(path: Path, xy_um: np.ndarray, seed: int = 1, side_um: int = SIDE_UM) -> None:
     rng = np.random.default_rng(seed)
-    nuclei = dots(xy_um, HE_MPP, seed)[..., None]
+    nuclei = dots(xy_um, HE_MPP, seed, side_um)[..., None]
     stroma = gaussian_filter(rng.normal(0, 1, nuclei.shape[:2]), 12)[..., None] * 120
     pale = np.array([232.0, 190, 215]) + stroma
     image = pale * (1 - 0.6 * np.minimum(nuclei, 1)) + rng.normal(0, 3, (*nuclei.shape[:2], 3))

@@ -47,8 +47,7 @@ def test_an_unrelated_pair_is_refused_with_its_numbers(he):
     assert "patches agree" in str(found.problem(other))
 
 
-def test_a_slide_without_tissue_is_refused(tmp_path):
-    write_he(tmp_path / "he.ome.tif", np.array([[1300.0, 1300.0]]))
-    write_if(tmp_path / "if.ome.tif", made_nuclei(), true_transform(0, 0))
+def test_a_slide_without_tissue_is_refused(he, tmp_path):
+    write_he(tmp_path / "he.ome.tif", np.array([[400.0, 400.0]]), side_um=800)
     with open_slide(tmp_path / "he.ome.tif") as slide, pytest.raises(DataError, match="tissue"):
-        register(slide, tmp_path / "if.ome.tif", 0, IF_MPP)
+        register(slide, he, 0, HE_MPP)

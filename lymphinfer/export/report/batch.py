@@ -78,18 +78,20 @@ def write_batch_report(
                 for name in markers
             ]
             figure = draw.slides_strip(values, "expected nuclei per mm² of tissue")
-            chart = draw.svg_uri(figure)
+            svg = draw.rendered(figure, "svg")
+            chart = draw.svg_uri(svg)
             if figures:
-                draw.save(figure, root / FIGURES, "slides")
+                draw.save(figure, root / FIGURES, "slides", svg)
     cohort = cohort_chart = None
     if grouping is not None:
         cohort = group_slides([report.result for report in reports], grouping)
         write_tables(root, cohort)
         with draw.styled():
             figure = strips(cohort)
-            cohort_chart = draw.svg_uri(figure)
+            svg = draw.rendered(figure, "svg")
+            cohort_chart = draw.svg_uri(svg)
             if figures:
-                draw.save(figure, root / FIGURES, "groups")
+                draw.save(figure, root / FIGURES, "groups", svg)
     total_mm2 = sum(row["tissue_mm2"] or 0 for row in rows)
     return write_page(
         root / REPORT,

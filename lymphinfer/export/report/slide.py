@@ -99,6 +99,8 @@ def write_slide_report(
         regions = region_part(result)
         if regions is not None:
             charts["regions"] = regions["chart"]
+        svgs = {name: draw.rendered(chart, "svg") for name, chart in charts.items()}
+        uris = {name: draw.svg_uri(svg) for name, svg in svgs.items()}
         page = write_page(
             result.folder / REPORT,
             "slide.html.j2",
@@ -113,17 +115,19 @@ def write_slide_report(
             map_size=(1000, max(1, round(1000 * result.dimensions[1] / result.dimensions[0]))),
             size_mm=[n * result.mpp / 1000 for n in result.dimensions],
             layers=[(layer, pictures.data_uri(layer.heat, "PNG")) for layer in layers],
-            charts={name: draw.svg_uri(chart) for name, chart in charts.items()},
+            charts=uris,
             histogram_texts={name: _told(found, name) for name in result.panel.names},
             galleries=_galleries(result, found, slide),
             regions=regions,
             stale_regions=has_stale_regions(result),
-            region_chart=None if regions is None else draw.svg_uri(regions["chart"]),
+            region_chart=uris.get("regions"),
             spots=_spot_rows(result, spots, slide),
             ratios=_ratios(result),
         )
         if figures:
-            _save_figures(result, charts, layers, tissue, spots)
+            for name, chart in charts.items():
+                draw.save(chart, result.folder / FIGURES, name, svgs[name])
+            _save_maps(result, layers, tissue, spots)
         preview = _preview(layers[1], tissue)
     return SlideReport(page, result, preview, missing)
 
@@ -253,16 +257,9 @@ def _ratios(result: Result) -> list[dict[str, Any]]:
     return rows
 
 
-def _save_figures(
-    result: Result,
-    charts: dict[str, Any],
-    layers: list[Layer],
-    tissue: Image | None,
-    spots: list[HotSpot],
+def _save_maps(
+    result: Result, layers: list[Layer], tissue: Image | None, spots: list[HotSpot]
 ) -> None:
-    folder = result.folder / FIGURES
-    for name, chart in charts.items():
-        draw.save(chart, folder, name)
     size_mm = tuple(n * result.mpp / 1000 for n in result.dimensions)
     for i, layer in enumerate(layers):
         title = f"{result.name}: {layer.name}"
@@ -275,7 +272,7 @@ def _save_figures(
         figure = draw.density_map(
             layer.heat.convert("RGBA"), tissue, title, unit, layer.top, size_mm, marked, result.mpp  # type: ignore[arg-type]
         )  # fmt: skip
-        draw.save(figure, folder, f"map_{layer.key}")
+        draw.save(figure, result.folder / FIGURES, f"map_{layer.key}")
 
 
 def _preview(layer: Layer, tissue: Image | None) -> str:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec, module_from_spec
+from types import ModuleType
 from typing import Any
 
 from lymphinfer.errors import BundleError
@@ -56,17 +60,49 @@ def _quiet() -> Iterator[None]:
         logging.captureWarnings(False)
 
 
+class _Later(ModuleType):
+    """A package whose ``__init__`` runs once something is asked of it."""
+
+    def __getattr__(self, name: str) -> Any:
+        loader = self.__spec__.loader if self.__spec__ is not None else None
+        if name.startswith("__") or loader is None:
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        self.__class__ = ModuleType  # type: ignore[assignment]
+        loader.exec_module(self)
+        return getattr(self, name)
+
+
+def _import_later(package: str) -> None:
+    """Python runs the ``__init__`` of a module's package first; of this package, only if used."""
+    if package in sys.modules:
+        return
+    spec = find_spec(package)
+    if spec is None:
+        raise ImportError(f"no {package}")
+    module = module_from_spec(spec)
+    module.__class__ = _Later
+    sys.modules[package] = module
+    parent, _, name = package.rpartition(".")
+    setattr(sys.modules[parent], name, module)
+
+
 def hovernet_module() -> Any:
     """TIAToolbox's module of the architecture, without the log handlers that its import installs.
+
+    Nor what else its package imports, which it does not need.
 
     Raises
     ------
     BundleError
         TIAToolbox is not installed; the message names the extra.
     """
+    package = "tiatoolbox.models.architecture"
     with _quiet():
-        from tiatoolbox.models.architecture import hovernet
-    return hovernet
+        # These import all models, engines and readers, 10 s of which a network needs nothing.
+        _import_later("tiatoolbox.models")
+        _import_later(package)
+        import_module(package)
+        return import_module(f"{package}.hovernet")
 
 
 def published_models() -> dict[str, Published]:
