@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -28,6 +29,7 @@ SHIPPED_DETECTOR = "he-v1"
 log = logging.getLogger(__name__)
 
 
+@cache
 def untakeable(backbone: str, patch_px: int) -> str | None:
     """Why a backbone of timm cannot take patches of a side; None where it can.
 

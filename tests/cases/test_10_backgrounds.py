@@ -10,6 +10,8 @@ import pytest
 
 from lymphinfer.slides import open_slide, tissue_mask
 
+# Making the files takes the time; tests/slides/test_grounds.py looks at such glass in memory.
+pytestmark = pytest.mark.slow
 TRUE_MM2 = 3.14159 * 0.42 * 1200 * 0.42 * 1600 * 0.25**2 / 1e6
 ON_GLASS = (
     "white", "qupath53_223_215_213", "yellow_old_240_228_200", "dim_grey_185",
@@ -49,7 +51,6 @@ def test_an_empty_slide_has_no_tissue(folder, name):
         assert tissue_mask(slide).area_mm2 == 0
 
 
-@pytest.mark.slow
 def test_densities_do_not_depend_on_the_glass(folder, tmp_path):
     from lymphinfer.batch.single import predict_slide
     from lymphinfer.predict.settings import PredictSettings

@@ -58,19 +58,18 @@ def raised() -> Iterator[Message]:
             if not (isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)):
                 continue
             name = ast.unparse(node.exc.func)
-            if name not in OURS or not node.exc.args:
+            if name not in own_errors() or not node.exc.args:
                 continue
             text = flat(node.exc.args[0])
             if len(re.findall(r"[A-Za-z]{2,}", text)) >= 2:
                 yield Message(f"{place}:{node.lineno}", text)
 
 
-def _own_errors() -> set[str]:
+@cache
+def own_errors() -> set[str]:
+    """Names of our exceptions."""
     tree = _trees()["lymphinfer/errors.py"]
     return {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
-
-
-OURS = _own_errors()
 
 
 def pattern(quoted: str) -> re.Pattern[str]:
