@@ -23,7 +23,7 @@ from lymphinfer.simulate.cohort import simulate_cohort
 @pytest.fixture(scope="module")
 def simulated(tmp_path_factory):
     out = tmp_path_factory.mktemp("simulated") / "cohort"
-    simulate_cohort(out, slides=5, size=768, seed=3, imbalance="rich", workers=1)
+    simulate_cohort(out, slides=5, size=512, seed=3, imbalance="rich", workers=1)
     return out
 
 
