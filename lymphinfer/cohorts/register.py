@@ -132,7 +132,7 @@ def register(
         affine = _refined(patches, fluorescence, plane, affine, slide.mpp, if_mpp)
         report(turn + 2, steps)
     shifts = _shifts(_Patches(slide, held_out), fluorescence, plane, affine)
-    errors = np.hypot(*shifts.T) * slide.mpp
+    errors = np.nan_to_num(np.hypot(*shifts.T) * slide.mpp, nan=PATCH_UM / 2)
     report(steps, steps)
     linear = affine.matrix[:, :2]
     centre = np.array([slide.dimensions], np.float64) / 2
@@ -302,7 +302,10 @@ class _Patches:
 def _shifts(
     patches: _Patches, fluorescence: Path, plane: int, affine: Affine
 ) -> NDArray[np.float64]:
-    """How far, H&E's level-0 px, the immunofluorescence at each patch lies from the H&E."""
+    """How far, H&E's level-0 px, the immunofluorescence at each patch lies from the H&E.
+
+    Not a number where it is empty.
+    """
     from skimage.registration import phase_cross_correlation
     from skimage.transform import resize
 
@@ -313,8 +316,12 @@ def _shifts(
             x0, y0 = (round(v * patches.scale) for v in (left, top))
             raw = image.read_plane(plane, x0, y0, level0, level0).astype(np.float32)
             small = resize(np.log1p(raw), shape, order=1, anti_aliasing=True)
+            other = patches.filtered(small)
+            if not (other.any() and patches.images[i].any()):
+                shifts[i] = np.nan
+                continue
             down, right = phase_cross_correlation(
-                patches.images[i], patches.filtered(small), upsample_factor=20, normalization=None
+                patches.images[i], other, upsample_factor=20, normalization=None
             )[0]
             shifts[i] = np.array([right, down]) * patches.scale
     return shifts
@@ -328,8 +335,12 @@ def _refined(
     from skimage.transform import AffineTransform
 
     shifts = _shifts(patches, fluorescence, plane, affine)
+    seen = np.isfinite(shifts).all(axis=1)
+    if seen.sum() < _MIN_PATCHES:
+        return affine
+    places = patches.centres[seen]
     model, agree = ransac(
-        (patches.centres, affine(patches.centres - shifts)),
+        (places, affine(places - shifts[seen])),
         AffineTransform,
         min_samples=4,
         residual_threshold=_INLIER_UM / if_mpp,
