@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+MAP = ":map"
+"""What the name of a map without negative values ends with, behind that of what computes it."""
+
 
 class Layers:
     """Layers of a graph, by the names that their weights have in the file.
@@ -22,22 +25,31 @@ class Layers:
     ----------
     weights : mapping of str to ndarray
         All that the graph holds; what is left over is a fault of the file.
+    int8 : mapping of str to ndarray, optional
+        What is computed in bytes, see `lymphinfer.int8`: ``NAME.top``, the largest value that a
+        map keeps, and ``NAME.scale`` and ``NAME.bias`` of a convolution.
     """
 
-    def __init__(self, weights: Mapping[str, NDArray[np.floating]]):
+    def __init__(
+        self,
+        weights: Mapping[str, NDArray[np.floating]],
+        int8: Mapping[str, NDArray[np.floating]] | None = None,
+    ):
         import openvino.opset13 as ops
 
         self.ops: Any = ops
         self.weights = weights
+        self.int8 = int8 or {}
         self.taken: set[str] = set()
 
     def pixels(self) -> tuple[Any, Any]:
         """Input of bytes, (B, H, W, 3), and the node that has them in [0, 1], (B, 3, H, W)."""
         given = self.ops.parameter([-1, -1, -1, 3], np.uint8, name="pixels")
         floats = self.ops.convert(given, "f32")
-        return given, self.ops.divide(
+        light = self.ops.divide(
             self.ops.transpose(floats, np.array([0, 3, 1, 2])), np.float32(255)
         )
+        return given, self.rounded(light, "pixels")
 
     def take(self, name: str, shape: tuple[int, ...] | None = None) -> NDArray[np.float32]:
         """A weight in float32.
@@ -80,12 +92,35 @@ class Layers:
         """Convolution padded to keep the size, with its bias and ReLU."""
         shape = c_out, channels(x), kernel, kernel
         pad = [kernel // 2] * 2
-        y = self.ops.convolution(
-            x, self.take(f"{name}.weight", shape), [stride] * 2, pad, pad, [1, 1]
-        )
+        weight = self.take(f"{name}.weight", shape)
+        if f"{name}.scale" in self.int8:
+            weight = self._bytes(weight, self._int8(f"{name}.scale", (c_out,)))
+        y = self.ops.convolution(x, weight, [stride] * 2, pad, pad, [1, 1], name=name)
         if bias:
-            y = self.ops.add(y, self.take(f"{name}.bias", (c_out,)).reshape(1, -1, 1, 1))
-        return self.ops.relu(y) if relu else y
+            added = self.take(f"{name}.bias", (c_out,))
+            if f"{name}.bias" in self.int8:
+                added = self._int8(f"{name}.bias", (c_out,))
+            y = self.ops.add(y, added.reshape(1, -1, 1, 1))
+        return self.rounded(self.ops.relu(y), name) if relu else y
+
+    def rounded(self, x: Any, name: str) -> Any:
+        """A map without negative values, in 256 steps up to its top where it has one."""
+        x.set_friendly_name(f"{name}{MAP}")
+        if f"{name}.top" not in self.int8:
+            return x
+        top = self._int8(f"{name}.top", (1,))[0]
+        return self.ops.fake_quantize(x, np.float32(0), top, np.float32(0), top, 256)
+
+    def _bytes(self, weight: NDArray[np.float32], scale: NDArray[np.float32]) -> Any:
+        steps = scale.reshape(-1, 1, 1, 1)
+        whole = np.clip(np.rint(weight / steps), -127, 127).astype(np.int8)
+        return self.ops.multiply(self.ops.convert(self.ops.constant(whole), "f32"), steps)
+
+    def _int8(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        found = np.asarray(self.int8[name], np.float32)
+        if found.shape != shape or not np.isfinite(found).all():
+            raise ValueError(f"{name} is {found.shape}, not {shape} of numbers")
+        return found
 
     def block(
         self, x: Any, name: str, c_out: int, *, kernel: int = 3, stride: int = 1, relu: bool = True
@@ -93,13 +128,15 @@ class Layers:
         """`lymphinfer.nuclei.stardist.blocks.ConvBlock` without batch normalisation."""
         return self.conv(x, f"{name}.conv", c_out, kernel=kernel, stride=stride, relu=relu)
 
-    def residual(self, x: Any, name: str, c_out: int, *, stride: int = 1) -> Any:
+    def residual(
+        self, x: Any, name: str, c_out: int, *, stride: int = 1, inner: int | None = None
+    ) -> Any:
         """`lymphinfer.nuclei.stardist.blocks.ResidualBlock` without batch normalisation."""
-        y = self.block(x, f"{name}.first", c_out, stride=stride)
+        y = self.block(x, f"{name}.first", inner or c_out, stride=stride)
         y = self.block(y, f"{name}.second", c_out, relu=False)
         if stride > 1 or channels(x) != c_out:
             x = self.block(x, f"{name}.shortcut", c_out, kernel=1, stride=stride, relu=False)
-        return self.ops.relu(self.ops.add(y, x))
+        return self.rounded(self.ops.relu(self.ops.add(y, x)), name)
 
     def linear(self, x: Any, name: str, width: int) -> Any:
         """(B, C) to (B, width)."""

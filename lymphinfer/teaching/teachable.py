@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from lymphinfer.bundles.loading import Bundle
 from lymphinfer.bundles.networks import choose_networks
 from lymphinfer.bundles.weight_files import read_weights
+from lymphinfer.engine import INT8
 from lymphinfer.errors import BundleError
 from lymphinfer.markers.two_scale import HeadWeights, NearMarkers
 from lymphinfer.nuclei.detector import Detection
@@ -147,8 +148,12 @@ def _feature(bundle: Bundle, detector: StarDistDetector) -> Teachable:
     width = rows.shape[1]
     open_ = {f"{LAST}.weight": np.eye(width)[:, :, None, None], f"{LAST}.bias": np.zeros(width)}
     networks = choose_networks(bundle.engine, trainable=False)
+    rounded = bundle.manifest.detector.get("int8") if bundle.engine.precision == INT8 else None
+    int8 = read_weights(bundle.manifest.folder / str(rounded)) if rounded else None
     fresh = StarDistDetector(
-        networks.stardist_of(replace(detector.config, n_markers=width), {**weights, **open_}),
+        networks.stardist_of(
+            replace(detector.config, n_markers=width), {**weights, **open_}, int8
+        ),
         mpp=1.0, working_mpp=detector.scale,
         prob_threshold=detector.prob_threshold, nms_threshold=detector.nms_threshold,
         refine_at=detector.refine_at,

@@ -216,7 +216,9 @@ def write(
     base = load_bundle(start)
     net = detector_with(reader_of(base), trainee)
     far = far_for_bundle(run)
-    detector = {**base.manifest.detector, "network": net.config.to_dict()}
+    # How it is computed in bytes is found anew: `recipes.he.int8`.
+    detector = {k: v for k, v in base.manifest.detector.items() if k != "int8"}
+    detector["network"] = net.config.to_dict()
     write_bundle(
         folder,
         modules={

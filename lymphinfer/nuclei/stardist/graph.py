@@ -30,6 +30,8 @@ class GraphStarDist:
         ``bfloat16`` or ``fp32``.
     net : object
         The same network in torch, for whoever wants to change it.
+    int8 : mapping of str to ndarray, optional
+        What is computed in bytes, see `lymphinfer.int8`.
 
     Raises
     ------
@@ -38,10 +40,15 @@ class GraphStarDist:
     """
 
     def __init__(
-        self, config: StarDistConfig, weights: Weights, precision: str = "fp32", net: Any = None
+        self,
+        config: StarDistConfig,
+        weights: Weights,
+        precision: str = "fp32",
+        net: Any = None,
+        int8: Weights | None = None,
     ):
         self.config, self.net = config, net
-        self.run = CpuGraph(build_graph(config, weights), precision)
+        self.run = CpuGraph(build_graph(config, weights, int8), precision)
 
     def predict(self, images: NDArray[np.uint8]) -> list[DensePrediction]:
         """See `DenseNet.predict`."""
@@ -62,7 +69,7 @@ class GraphStarDist:
         ]
 
 
-def build_graph(config: StarDistConfig, weights: Weights) -> Any:
+def build_graph(config: StarDistConfig, weights: Weights, int8: Weights | None = None) -> Any:
     """Graph of a network.
 
     Parameters
@@ -70,6 +77,8 @@ def build_graph(config: StarDistConfig, weights: Weights) -> Any:
     config : StarDistConfig
         Without batch normalisation.
     weights : mapping of str to ndarray
+    int8 : mapping of str to ndarray, optional
+        What is computed in bytes, see `lymphinfer.int8`.
 
     Returns
     -------
@@ -85,7 +94,7 @@ def build_graph(config: StarDistConfig, weights: Weights) -> Any:
     """
     if config.batch_norm:
         raise ValueError("batch normalisation is folded away before a network is computed")
-    layers = Layers(weights)
+    layers = Layers(weights, int8)
     given, x = layers.pixels()
     build = {"unet": _unet, "resnet": _resnet, "compact": _compact}[config.encoder]
     return layers.model(given, [y for y in build(layers, config, x) if y is not None])
@@ -151,24 +160,24 @@ def residual_maps(
     prefix : str
         Of its weights' names.
     """
-    base, halvings = cfg.n_filter_base, cfg.grid.bit_length() - 1
-    x = net.block(x, f"{prefix}stem.0", base, kernel=5, stride=2 if halvings else 1)
+    widths, halvings = cfg.level_widths, cfg.grid.bit_length() - 1
+    inner, lateral = cfg.inner or widths, cfg.lateral or widths[:-1]
+    x = net.block(x, f"{prefix}stem.0", inner[0], kernel=5, stride=2 if halvings else 1)
     for i in range(1, halvings):
-        x = net.block(x, f"{prefix}stem.{i}", base, stride=2)
-    x = net.block(x, f"{prefix}stem.{max(halvings, 1)}", base)
+        x = net.block(x, f"{prefix}stem.{i}", inner[0], stride=2)
+    x = net.block(x, f"{prefix}stem.{max(halvings, 1)}", widths[0])
     encoded = [x]
-    for level in range(cfg.n_depth):
-        width = base * 2 ** (level + 1)
-        x = net.residual(x, f"{prefix}down.{level}.0", width, stride=2)
+    for level, (width, between) in enumerate(zip(widths[1:], inner[1:], strict=True)):
+        name = f"{prefix}down.{level}"
+        x = net.residual(x, f"{name}.0", width, stride=2, inner=between)
         for i in range(1, cfg.n_blocks):
-            x = net.residual(x, f"{prefix}down.{level}.{i}", width)
+            x = net.residual(x, f"{name}.{i}", width, inner=between)
         encoded.append(x)
     decoded = [encoded[-1]]
     for level in reversed(range(cfg.n_depth)):
-        width = base * 2**level
-        y = net.block(decoded[0], f"{prefix}lateral.{level}", width, kernel=1)
+        y = net.block(decoded[0], f"{prefix}lateral.{level}", lateral[level], kernel=1)
         y = net.joined(net.larger(y, 2, "nearest"), encoded[level])
-        decoded.insert(0, net.block(y, f"{prefix}up.{level}", width))
+        decoded.insert(0, net.block(y, f"{prefix}up.{level}", widths[level]))
     features = net.block(decoded[0], f"{prefix}features", cfg.n_conv_after_unet)
     read = None
     if cfg.n_markers:
