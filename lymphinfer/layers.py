@@ -46,9 +46,7 @@ class Layers:
         """Input of bytes, (B, H, W, 3), and the node that has them in [0, 1], (B, 3, H, W)."""
         given = self.ops.parameter([-1, -1, -1, 3], np.uint8, name="pixels")
         floats = self.ops.convert(given, "f32")
-        light = self.ops.divide(
-            self.ops.transpose(floats, np.array([0, 3, 1, 2])), np.float32(255)
-        )
+        light = self.ops.divide(self.ops.transpose(floats, np.array([0, 3, 1, 2])), np.float32(255))
         return given, self.rounded(light, "pixels")
 
     def take(self, name: str, shape: tuple[int, ...] | None = None) -> NDArray[np.float32]:

@@ -56,7 +56,9 @@ def test_bytes_are_taken_where_they_are_much_faster_than_all_else(monkeypatch, s
     assert prefers_bf16(never) is (seconds["bfloat16"] < 0.9)
 
 
-@pytest.mark.parametrize(("machine", "wanted"), [("x86_64", True), ("AMD64", True), ("arm64", False)])
+@pytest.mark.parametrize(
+    ("machine", "wanted"), [("x86_64", True), ("AMD64", True), ("arm64", False)]
+)
 def test_where_nothing_can_be_kept_bytes_are_taken_on_x86(own_cache, monkeypatch, machine, wanted):
     monkeypatch.setattr(cpu_precision.platform, "machine", lambda: machine)
     own_cache.write_text("a file where the folder should be")

@@ -11,7 +11,6 @@ from lymphinfer import engine
 from lymphinfer import threads as threading
 from lymphinfer.compute import half_type
 from lymphinfer.engine import (
-    Engine,
     choose_device,
     choose_engine,
     choose_precision,

@@ -17,6 +17,7 @@ from string import Template
 from typing import Any
 
 from recipes.he.crc01 import MARKERS, PARENTS
+from recipes.he.int8_card import in_bytes
 
 CARD = Template(
     """# he-v2
@@ -265,7 +266,7 @@ def card(folder: Path, far_parameters: int, training: str) -> str:
         others="\n".join(others),
         calls=calls,
         cd8a=with_interval(far["CD8a given CD3e"]),
-    )
+    ).replace("## Limits", in_bytes(folder) + "## Limits", 1)
 
 
 def main() -> None:

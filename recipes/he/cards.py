@@ -12,6 +12,8 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from recipes.he.int8_card import in_bytes
+
 CARD = Template(
     """# $name
 
@@ -342,7 +344,10 @@ def main() -> None:
     for name in arguments.bundles:
         folder = arguments.weights / name
         quality = json.loads((folder / "quality.json").read_text("utf-8"))
-        (folder / "CARD.md").write_text(card(name, arguments.version, quality), "utf-8")
+        text = card(name, arguments.version, quality)
+        limits = "## Limits"
+        text = text.replace(limits, in_bytes(folder) + limits, 1)
+        (folder / "CARD.md").write_text(text, "utf-8")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 r"""Let a bundle's detector compute in bytes: what is rounded how, by NNCF on real tiles.
 
 python -m recipes.he.int8 --data DIR --bundle weights/he-v2
+python benchmarks/quality.py --data DIR --bundle weights/he-v2 --precision int8 --quick
 
 Needs ``nncf`` (pip install nncf), which no prediction needs: of the graph that it rounds the
 numbers are kept that `lymphinfer.layers` rounds the same graph with. Weights get seven of the eight
@@ -49,10 +50,11 @@ def tiles_of(data: Path, mpp: float) -> list[NDArray[np.uint8]]:
     for name, step in (("brca", 12), ("c01", 9)):
         raw = list(read_raw(data, name))
         pictures += [at_mpp(r.pixels, r.mpp, mpp) for r in raw[::step]]
+    sides = [[min(TILE_PX, side // 32 * 32) for side in p.shape[:2]] for p in pictures]
     return [
-        np.ascontiguousarray(p[None, : min(TILE_PX, len(p) // 32 * 32), : min(TILE_PX, p.shape[1] // 32 * 32)])
-        for p in pictures
-    ]  # fmt: skip
+        np.ascontiguousarray(p[None, :height, :width])
+        for p, (height, width) in zip(pictures, sides, strict=True)
+    ]
 
 
 def numbers_of(rounded: Any) -> dict[str, NDArray[np.float32]]:

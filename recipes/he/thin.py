@@ -104,7 +104,9 @@ def outputs_of(net: nn.Module, x: Tensor, run: Callable[[Tensor], object]) -> di
             # A ReLU behind it works in place: what it computes is copied.
             hooks.append(
                 module.register_forward_hook(
-                    lambda _m, given, y, name=name: seen.update({name: (given[0].clone(), y.clone())})
+                    lambda _m, given, y, name=name: seen.update(
+                        {name: (given[0].clone(), y.clone())}
+                    )
                 )
             )
     run(x)
@@ -147,7 +149,9 @@ def thinned(
     everything = torch.arange
     out: dict[str, Tensor] = {}
     for i in range(halvings):
-        out[f"stem.{i}.conv"] = kept([reads(f"stem.{i + 1}.conv")], len(new[f"stem.{i}.conv"].weight))
+        out[f"stem.{i}.conv"] = kept(
+            [reads(f"stem.{i + 1}.conv")], len(new[f"stem.{i}.conv"].weight)
+        )
     blocks = {}
     for level in range(config.n_depth):
         # The first, which halves, and the last ones.
@@ -165,7 +169,11 @@ def thinned(
     n_old, n_new = teacher.config.n_conv_after_unet, config.n_conv_after_unet
     width = config.level_widths[1]
     out["features.conv"] = kept(
-        [reads("prob"), reads("dist"), reads("marker_context.near", slice(4 * width + n_old, None))],
+        [
+            reads("prob"),
+            reads("dist"),
+            reads("marker_context.near", slice(4 * width + n_old, None)),
+        ],
         n_new,
     )
     read = slice(4 * width, 4 * width + n_old)

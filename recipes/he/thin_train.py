@@ -195,7 +195,9 @@ THIN: dict[str, Any] = {} if __import__("os").environ.get("FULL") else {
 }  # fmt: skip
 
 
-def train(out: Path, weights: Path, seconds: float, batch: int, rate: float, initial: Path | None) -> None:
+def train(
+    out: Path, weights: Path, seconds: float, batch: int, rate: float, initial: Path | None
+) -> None:
     teacher = Teacher(weights)
     pool = load_file(out / "pool.safetensors")
     config = config_of(teacher.net.config, THIN)
@@ -230,7 +232,13 @@ def train(out: Path, weights: Path, seconds: float, batch: int, rate: float, ini
         if not math.isfinite(sums["total"]):
             raise SystemExit("the losses are no numbers any more")
         if training.step % 20 == 0:
-            rows.append({"step": training.step, "s": training.seconds, **{k: round(v / 20, 4) for k, v in sums.items()}})
+            rows.append(
+                {
+                    "step": training.step,
+                    "s": training.seconds,
+                    **{k: round(v / 20, 4) for k, v in sums.items()},
+                }
+            )
             print(json.dumps(rows[-1]), flush=True)
             sums = {}
 

@@ -108,7 +108,9 @@ def test_a_damaged_file_of_bytes_is_named(tmp_path):
     (folder / name).write_bytes(save({**numbers, "stem.0.conv.scale": np.ones(3, np.float32)}))
     table["files"][name] = sha256_of(folder / name)
     (folder / MANIFEST).write_bytes(tomli_w.dumps(table).encode())
-    with pytest.raises(BundleError, match=rf"{name}: .*stem\.0\.conv\.scale is \(3,\), not \(32,\)"):
+    with pytest.raises(
+        BundleError, match=rf"{name}: .*stem\.0\.conv\.scale is \(3,\), not \(32,\)"
+    ):
         load_bundle(folder, engine=INT8, trainable=False)
 
 
@@ -122,5 +124,3 @@ def test_what_a_prediction_takes_by_itself_is_measured(monkeypatch):
         loaded = load_bundle("he-v1-fast", engine=found, trainable=False)
         assert (loaded.engine.precision == "int8") is faster
     assert not choose_engine("cpu", "fp32", "openvino").bytes_preferred
-
-
