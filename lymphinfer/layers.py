@@ -26,8 +26,9 @@ class Layers:
     weights : mapping of str to ndarray
         All that the graph holds; what is left over is a fault of the file.
     int8 : mapping of str to ndarray, optional
-        What is computed in bytes, see `lymphinfer.int8`: ``NAME.top``, the largest value that a
-        map keeps, and ``NAME.scale`` and ``NAME.bias`` of a convolution.
+        What is computed in bytes: ``NAME.top``, the largest value that a map keeps; ``NAME.scale``
+        of a convolution, the steps of its weights, one for each filter; and weights in the place of
+        those of the same name.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Layers:
         self.weights = weights
         self.int8 = int8 or {}
         self.taken: set[str] = set()
+        self.rounded_by: set[str] = set()
 
     def pixels(self) -> tuple[Any, Any]:
         """Input of bytes, (B, H, W, 3), and the node that has them in [0, 1], (B, 3, H, W)."""
@@ -60,20 +62,23 @@ class Layers:
         if name not in self.weights:
             raise ValueError(f"{name} is missing")
         found = np.asarray(self.weights[name], np.float32)
+        if name in self.int8:
+            found = self._int8(name, found.shape)
         if shape is not None and found.shape != shape:
             raise ValueError(f"{name} is {found.shape}, not {shape}")
         self.taken.add(name)
         return found
 
     def check_all_taken(self) -> None:
-        """See that the file holds nothing that the graph does not.
+        """See that the files hold nothing that the graph does not.
 
         Raises
         ------
         ValueError
             Names what is left over.
         """
-        if left := sorted(set(self.weights) - self.taken):
+        left = sorted(set(self.weights) - self.taken) + sorted(set(self.int8) - self.rounded_by)
+        if left:
             raise ValueError(f"{', '.join(left[:3])} belong to no layer")
 
     def conv(
@@ -95,10 +100,7 @@ class Layers:
             weight = self._bytes(weight, self._int8(f"{name}.scale", (c_out,)))
         y = self.ops.convolution(x, weight, [stride] * 2, pad, pad, [1, 1], name=name)
         if bias:
-            added = self.take(f"{name}.bias", (c_out,))
-            if f"{name}.bias" in self.int8:
-                added = self._int8(f"{name}.bias", (c_out,))
-            y = self.ops.add(y, added.reshape(1, -1, 1, 1))
+            y = self.ops.add(y, self.take(f"{name}.bias", (c_out,)).reshape(1, -1, 1, 1))
         return self.rounded(self.ops.relu(y), name) if relu else y
 
     def rounded(self, x: Any, name: str) -> Any:
@@ -115,6 +117,7 @@ class Layers:
         return self.ops.multiply(self.ops.convert(self.ops.constant(whole), "f32"), steps)
 
     def _int8(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        self.rounded_by.add(name)
         found = np.asarray(self.int8[name], np.float32)
         if found.shape != shape or not np.isfinite(found).all():
             raise ValueError(f"{name} is {found.shape}, not {shape} of numbers")
@@ -126,11 +129,9 @@ class Layers:
         """`lymphinfer.nuclei.stardist.blocks.ConvBlock` without batch normalisation."""
         return self.conv(x, f"{name}.conv", c_out, kernel=kernel, stride=stride, relu=relu)
 
-    def residual(
-        self, x: Any, name: str, c_out: int, *, stride: int = 1, inner: int | None = None
-    ) -> Any:
+    def residual(self, x: Any, name: str, c_out: int, *, stride: int = 1) -> Any:
         """`lymphinfer.nuclei.stardist.blocks.ResidualBlock` without batch normalisation."""
-        y = self.block(x, f"{name}.first", inner or c_out, stride=stride)
+        y = self.block(x, f"{name}.first", c_out, stride=stride)
         y = self.block(y, f"{name}.second", c_out, relu=False)
         if stride > 1 or channels(x) != c_out:
             x = self.block(x, f"{name}.shortcut", c_out, kernel=1, stride=stride, relu=False)

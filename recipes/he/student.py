@@ -108,10 +108,10 @@ def losses(
     found : StarDistOutput
         Of the student.
     lesson : Lesson
-    known : Tensor, (B, h, w)
-        Object probability of an annotation on the output grid, negative where there is none.
-    label : Tensor, (B, h / 2, w / 2)
-        On the grid of the near features, of `Crops.draw`.
+    known : Tensor, (B, H, W)
+        Object probability of an annotation, negative where there is none.
+    label : Tensor, (B, H, W)
+        Of `Crops.draw`.
     probe : Conv2d
         From near features to CD45.
     reader : Tensor, (K, 128, 1, 1)
@@ -123,7 +123,7 @@ def losses(
     inner = (..., slice(edge, -edge), slice(edge, -edge))
     half = (..., slice(edge // 2, -edge // 2), slice(edge // 2, -edge // 2))
     prob, dist = lesson.prob[inner], lesson.dist[inner]
-    known = known[inner]
+    known = known[:, ::2, ::2][inner]
     target = torch.where(known >= 0, torch.lerp(prob, known, LABEL_SHARE), prob)
     logit = found.prob_logit[:, 0].float()[inner]
     # What is left of it once the probabilities agree is the target's own entropy: taken off.
@@ -147,7 +147,8 @@ def losses(
     near_loss = (inside * (error / scale.near).square()[half].mean(dim=1, keepdim=True)).sum()
     read = F.conv2d(error, reader) / scale.head
     head_loss = (inside * read.square()[half].mean(dim=1, keepdim=True)).sum()
-    label = label[half]
+    # Every second pixel of a disc lies in the middle of a place of the near features.
+    label = label[:, 2::4, 2::4][half]
     told = probe(found.marker_features.float())[:, 0][half]
     each = F.binary_cross_entropy_with_logits(
         told, TOLD[0] + TOLD[1] * (label > 1.5), reduction="none"
@@ -226,8 +227,6 @@ class Training:
         lesson = self.teacher(x.to(self.dtype))
         with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self.on_gpu):
             found = self.net(x)
-        # Every second pixel of a disc lies in the middle of a place of the near features.
-        known, label = known[:, ::2, ::2], label[:, 2::4, 2::4]
         parts = losses(found, lesson, known, label, self.probe, self.reader, self.scale)
         total = torch.stack([SHARES[k] * v for k, v in parts.items()]).sum()
         self.optimizer.zero_grad(set_to_none=True)

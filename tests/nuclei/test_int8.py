@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tomllib
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -124,3 +125,46 @@ def test_what_a_prediction_takes_by_itself_is_measured(monkeypatch):
         loaded = load_bundle("he-v1-fast", engine=found, trainable=False)
         assert (loaded.engine.precision == "int8") is faster
     assert not choose_engine("cpu", "fp32", "openvino").bytes_preferred
+
+
+def test_what_is_taught_in_bytes_holds_in_bytes(tmp_path):
+    from stardist.data import test_image_he_2d
+
+    from lymphinfer.markers.calibration import Calibration
+    from lymphinfer.teaching.learning import Quality, Taught
+    from lymphinfer.teaching.teachable import Change, teachable
+    from lymphinfer.teaching.writing import write_taught
+
+    pixels = np.ascontiguousarray(test_image_he_2d()[:256, :256])
+
+    def logits(bundle):
+        return bundle.detector.decode(bundle.detector.infer(pixels))
+
+    base = load_bundle("he-v1-fast", engine=INT8, trainable=False)
+    layer = teachable(base)
+    before = logits(base).marker_logits[:, 0]
+    seen = layer.read(logits(layer.bundle))
+    np.testing.assert_allclose(layer.logits(seen)[:, 0], before, atol=1e-3)
+
+    lower = Change(0.5, np.zeros(seen.shape[1]), -1.0)
+    quality = Quality(*((0.5, 0.4, 0.6) for _ in fields(Quality)))
+    learned = Taught(
+        "CD45", lower, Calibration(1.0, 0.0), {}, 1.0, 20, 20, 2, 0.5, True, quality, quality,
+        (0.0, 0.0, 0.0),
+    )  # fmt: skip
+    said = {"counts": "40", "slides": 1, "by": "slide", "notes": [], "command": "teach"}
+    write_taught(tmp_path / "mine", layer, [learned], **said)
+    for engine in (INT8, Engine("cpu", "fp32", "openvino")):
+        taught = load_bundle(tmp_path / "mine", engine=engine, trainable=False)
+        after = logits(taught).marker_logits[:, 0]
+        if engine is INT8:
+            np.testing.assert_allclose(after, 0.5 * before - 1, atol=1e-2)
+        else:
+            assert after.mean() == pytest.approx(0.5 * before.mean() - 1, abs=0.3)
+
+
+def test_numbers_of_another_network_are_refused():
+    net = Layers({"a.weight": np.ones((1, 3, 1, 1), np.float32)}, {"b.scale": np.ones(1)})
+    given, x = net.pixels()
+    with pytest.raises(ValueError, match=r"b\.scale belong to no layer"):
+        net.model(given, [net.conv(x, "a", 1, kernel=1, bias=False)])

@@ -61,18 +61,12 @@ class ConvBlock(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut (He et al. 2016, the basic block).
+    """Two 3x3 convolutions beside a shortcut (He et al. 2016, the basic block)."""
 
-    With `inner` filters between the two; as many as come out where it is not given.
-    """
-
-    def __init__(
-        self, c_in: int, c_out: int, *, batch_norm: bool, stride: int = 1, inner: int | None = None
-    ):
+    def __init__(self, c_in: int, c_out: int, *, batch_norm: bool, stride: int = 1):
         super().__init__()
-        inner = inner or c_out
-        self.first = ConvBlock(c_in, inner, batch_norm=batch_norm, stride=stride)
-        self.second = ConvBlock(inner, c_out, batch_norm=batch_norm, activation=False)
+        self.first = ConvBlock(c_in, c_out, batch_norm=batch_norm, stride=stride)
+        self.second = ConvBlock(c_out, c_out, batch_norm=batch_norm, activation=False)
         self.shortcut: nn.Module = (
             ConvBlock(c_in, c_out, batch_norm=batch_norm, kernel=1, stride=stride, activation=False)
             if stride > 1 or c_in != c_out

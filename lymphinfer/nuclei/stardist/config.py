@@ -52,10 +52,6 @@ class StarDistConfig:
         Filters and residual blocks of each of the `n_depth` levels below the output grid, the
         finest first; only for ``compact``, which takes neither filters nor blocks from elsewhere
         but its stem's `n_filter_base`.
-    inner, lateral : tuple of int
-        Only for ``resnet``, where a network is thinner inside than its levels are wide: filters
-        between two convolutions of the stem and of each level's blocks, and of the layer that
-        brings each coarser level to the next finer one, finest first. Empty: as the level.
     """
 
     n_rays: Annotated[int, Field(ge=3)] = 32
@@ -71,8 +67,6 @@ class StarDistConfig:
     marker_features: bool = False
     widths: tuple[Count, ...] = ()
     blocks: tuple[Annotated[int, Field(ge=0)], ...] = ()
-    inner: tuple[Count, ...] = ()
-    lateral: tuple[Count, ...] = ()
 
     def __post_init__(self) -> None:
         levels = self.n_depth if self.encoder == "compact" else 0
@@ -81,21 +75,6 @@ class StarDistConfig:
                 f"encoder {self.encoder!r} with {self.n_depth} levels: it takes {levels} widths "
                 f"and as many blocks, not {len(self.widths)} and {len(self.blocks)}"
             )
-        thin = self.encoder == "resnet"
-        for name, found, wanted in (
-            ("inner", self.inner, self.n_depth + 1),
-            ("lateral", self.lateral, self.n_depth),
-        ):
-            if found and not (thin and len(found) == wanted):
-                raise ValueError(
-                    f"encoder {self.encoder!r} with {self.n_depth} levels: {name} = {list(found)}; "
-                    f"only 'resnet' takes it, with {wanted} numbers"
-                )
-
-    @property
-    def level_widths(self) -> tuple[int, ...]:
-        """Filters of a ``resnet``'s levels, the output grid's first."""
-        return tuple(self.n_filter_base * 2**level for level in range(self.n_depth + 1))
 
     @property
     def stride(self) -> int:

@@ -31,7 +31,7 @@ class GraphStarDist:
     net : object
         The same network in torch, for whoever wants to change it.
     int8 : mapping of str to ndarray, optional
-        What is computed in bytes, see `lymphinfer.int8`.
+        What is computed in bytes, see `lymphinfer.layers.Layers`.
 
     Raises
     ------
@@ -78,7 +78,7 @@ def build_graph(config: StarDistConfig, weights: Weights, int8: Weights | None =
         Without batch normalisation.
     weights : mapping of str to ndarray
     int8 : mapping of str to ndarray, optional
-        What is computed in bytes, see `lymphinfer.int8`.
+        What is computed in bytes, see `lymphinfer.layers.Layers`.
 
     Returns
     -------
@@ -160,24 +160,24 @@ def residual_maps(
     prefix : str
         Of its weights' names.
     """
-    widths, halvings = cfg.level_widths, cfg.grid.bit_length() - 1
-    inner, lateral = cfg.inner or widths, cfg.lateral or widths[:-1]
-    x = net.block(x, f"{prefix}stem.0", inner[0], kernel=5, stride=2 if halvings else 1)
+    base, halvings = cfg.n_filter_base, cfg.grid.bit_length() - 1
+    x = net.block(x, f"{prefix}stem.0", base, kernel=5, stride=2 if halvings else 1)
     for i in range(1, halvings):
-        x = net.block(x, f"{prefix}stem.{i}", inner[0], stride=2)
-    x = net.block(x, f"{prefix}stem.{max(halvings, 1)}", widths[0])
+        x = net.block(x, f"{prefix}stem.{i}", base, stride=2)
+    x = net.block(x, f"{prefix}stem.{max(halvings, 1)}", base)
     encoded = [x]
-    for level, (width, between) in enumerate(zip(widths[1:], inner[1:], strict=True)):
-        name = f"{prefix}down.{level}"
-        x = net.residual(x, f"{name}.0", width, stride=2, inner=between)
+    for level in range(cfg.n_depth):
+        width = base * 2 ** (level + 1)
+        x = net.residual(x, f"{prefix}down.{level}.0", width, stride=2)
         for i in range(1, cfg.n_blocks):
-            x = net.residual(x, f"{name}.{i}", width, inner=between)
+            x = net.residual(x, f"{prefix}down.{level}.{i}", width)
         encoded.append(x)
     decoded = [encoded[-1]]
     for level in reversed(range(cfg.n_depth)):
-        y = net.block(decoded[0], f"{prefix}lateral.{level}", lateral[level], kernel=1)
+        width = base * 2**level
+        y = net.block(decoded[0], f"{prefix}lateral.{level}", width, kernel=1)
         y = net.joined(net.larger(y, 2, "nearest"), encoded[level])
-        decoded.insert(0, net.block(y, f"{prefix}up.{level}", widths[level]))
+        decoded.insert(0, net.block(y, f"{prefix}up.{level}", width))
     features = net.block(decoded[0], f"{prefix}features", cfg.n_conv_after_unet)
     read = None
     if cfg.n_markers:

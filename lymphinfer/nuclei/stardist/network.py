@@ -128,38 +128,28 @@ class ResidualStarDistNet(StarDistNet):
     Parameters
     ----------
     config : StarDistConfig
-        ``n_filter_base`` filters on the output grid, doubled at each of the ``n_depth`` levels;
-        fewer inside where ``inner`` and ``lateral`` say so.
+        ``n_filter_base`` filters on the output grid, doubled at each of the ``n_depth`` levels.
     """
 
     def __init__(self, config: StarDistConfig):
         super().__init__(config)
         base, depth, bn = config.n_filter_base, config.n_depth, config.batch_norm
         halvings = config.grid.bit_length() - 1
-        widths = config.level_widths
-        inner, lateral = config.inner or widths, config.lateral or widths[:-1]
-        thin = inner[0]
-        stem = [ConvBlock(3, thin, batch_norm=bn, kernel=5, stride=2 if halvings else 1)]
-        stem += [ConvBlock(thin, thin, batch_norm=bn, stride=2) for _ in range(halvings - 1)]
-        self.stem = nn.Sequential(*stem, ConvBlock(thin, base, batch_norm=bn))
+        stem = [ConvBlock(3, base, batch_norm=bn, kernel=5, stride=2 if halvings else 1)]
+        stem += [ConvBlock(base, base, batch_norm=bn, stride=2) for _ in range(halvings - 1)]
+        self.stem = nn.Sequential(*stem, ConvBlock(base, base, batch_norm=bn))
+        widths = [base * 2**level for level in range(depth + 1)]
         self.down = nn.ModuleList(
             nn.Sequential(
-                ResidualBlock(c_in, c_out, batch_norm=bn, stride=2, inner=between),
-                *(
-                    ResidualBlock(c_out, c_out, batch_norm=bn, inner=between)
-                    for _ in range(config.n_blocks - 1)
-                ),
+                ResidualBlock(c_in, c_out, batch_norm=bn, stride=2),
+                *(ResidualBlock(c_out, c_out, batch_norm=bn) for _ in range(config.n_blocks - 1)),
             )
-            for (c_in, c_out), between in zip(pairwise(widths), inner[1:], strict=True)
+            for c_in, c_out in pairwise(widths)
         )
         self.lateral = nn.ModuleList(
-            ConvBlock(c_in, brought, batch_norm=bn, kernel=1)
-            for c_in, brought in zip(widths[1:], lateral, strict=True)
+            ConvBlock(c_in, c_out, batch_norm=bn, kernel=1) for c_out, c_in in pairwise(widths)
         )
-        self.up = nn.ModuleList(
-            ConvBlock(brought + c, c, batch_norm=bn)
-            for c, brought in zip(widths[:-1], lateral, strict=True)
-        )
+        self.up = nn.ModuleList(ConvBlock(2 * c, c, batch_norm=bn) for c in widths[:-1])
         features = config.n_conv_after_unet
         self.features = ConvBlock(base, features, batch_norm=bn)
         self.prob = nn.Conv2d(features, 1, 1)
