@@ -71,7 +71,7 @@ $densities. Between tiles of one slide that ratio varies much more, and between 
 
 ## Networks
 
-- Detector: that of `he-v1-fast` 0.7.0, unchanged: outlines, F1 and PQ are the same.
+- Detector: that of `he-v1-fast`, unchanged: outlines, F1 and PQ are the same.
 - Near: the 128 filters that the detector's marker head reads (encoder, decoder, what outlines are measured
   from, 16 µm around), learned again, averaged over 17 points of each nucleus. Nuclei of another detector
   are read by this network beside it.
