@@ -19,7 +19,7 @@ def add_bundle_arguments(parser: argparse.ArgumentParser, bundle: str) -> None:
     parser.add_argument("--json", type=Path)
 
 
-def open_bundle(arguments: argparse.Namespace) -> Bundle:
-    """The bundle as the arguments say."""
+def open_bundle(arguments: argparse.Namespace, *, trainable: bool = False) -> Bundle:
+    """The bundle as the arguments say: as predictions use it, or with its networks in torch."""
     engine = choose_engine(arguments.device, arguments.precision, arguments.runtime)
-    return load_bundle(arguments.bundle, engine=engine)
+    return load_bundle(arguments.bundle, engine=engine, trainable=trainable)

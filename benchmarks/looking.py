@@ -80,7 +80,7 @@ def logits_of_instances(
     """CD45 logit (N,) of annotated nuclei, at their centroids or over their areas; NaN for none."""
     model = bundle.markers
     if not model.patch_px and not is_two_scale(bundle):
-        grid, dense = stardist_of(bundle).net.config.grid, seen.prediction.dense.marker_logit
+        grid, dense = stardist_of(bundle).config.grid, seen.prediction.dense.marker_logit
         assert dense is not None
         return pool_over_instances(dense[:1], instances[::grid, ::grid], n)[:, 0]
     centers = np.array(ndimage.center_of_mass(instances > 0, instances, np.arange(1, n + 1)))
@@ -126,7 +126,7 @@ def logits_at_points(
         ring = np.stack([np.cos(angle), np.sin(angle)], axis=-1)
         around = np.concatenate([np.zeros((1, 2)), 0.45 * radius * ring, 0.85 * radius * ring])
         return classify_points(bundle, seen.whole, points[:, None] + around, points)[:, 0]
-    dense, grid = seen.prediction.dense.marker_logit, stardist_of(bundle).net.config.grid
+    dense, grid = seen.prediction.dense.marker_logit, stardist_of(bundle).config.grid
     assert dense is not None
     h, w = dense.shape[1:]
     yy, xx = np.mgrid[:h, :w] * grid

@@ -79,7 +79,8 @@ def main() -> None:
     arguments = parser.parse_args()
     bundles = []
     for name in (arguments.bundle, *arguments.others):
-        bundles.append(open_bundle(argparse.Namespace(**vars(arguments) | {"bundle": name})))
+        found = argparse.Namespace(**vars(arguments) | {"bundle": name})
+        bundles.append(open_bundle(found, trainable=True))
     best = [float("inf")] * len(bundles)
     side = arguments.tile_px
     for _ in range(arguments.rounds):

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from bundle_arguments import add_bundle_arguments, open_bundle
 from numpy.typing import NDArray
 from PIL import Image
@@ -175,9 +174,8 @@ def on_slide(
         x, y = int(column) * TILE_PX, int(row) * TILE_PX
         around = far_around(far, slide, (x, y, x + TILE_PX, y + TILE_PX))
         seen = around.at(slide.xy[here] + 0.5)
-        with torch.inference_mode():
-            assert bundle.markers.head is not None
-            logits = bundle.markers.head(None, torch.from_numpy(seen)).numpy()
+        assert bundle.markers.head is not None
+        logits = bundle.markers.head(None, seen)
         found = probabilities(bundle, logits)
         heads.append(found[0])
         p.append(found[1])

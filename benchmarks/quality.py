@@ -40,8 +40,8 @@ from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 
 from lymphinfer.bundles.evidence import DEFAULT_POINT
-from lymphinfer.bundles.loading import Bundle
-from lymphinfer.compute import torch_type
+from lymphinfer.bundles.loading import Bundle, load_bundle
+from lymphinfer.engine import Engine
 from lymphinfer.markers.hierarchy import apply_hierarchy
 from lymphinfer.nuclei.augment import (
     Augmentation,
@@ -187,9 +187,10 @@ def measure(
         result["extremes"] = under_extremes(bundle, images)
         detector = stardist_of(bundle)
         alone = detector.engine
+        whole = load_bundle(bundle.manifest.folder, engine=Engine(bundle.engine.device))
         detector.engine = TorchStarDist(
-            detector.net, device=bundle.engine.device,
-            autocast=torch_type(bundle.engine.precision), n_views=8,
+            stardist_of(whole).net, device=bundle.engine.device,
+            n_views=8,
         )  # fmt: skip
         averaged = on_annotated(bundle, images, point)
         detector.engine = alone

@@ -1,9 +1,10 @@
-"""Whether a CPU computes faster in bfloat16: measured once a machine, and kept.
+"""What a CPU computes faster in, bfloat16 or bytes: measured once a machine, and kept.
 
-CPUs that have the instructions are not all faster with them: Intel's without AMX are half again as
-slow as in float32, AMD's take 0.6 of the time (`benchmarks/README.md`). So both are tried on layers
-like the detector's, and the answer is kept in the user's cache folder. All processes of a batch
-have to give one answer: where it cannot be kept, a rule decides.
+CPUs that have instructions for bfloat16 are not all faster with them: Intel's without AMX are half
+again as slow as in float32, AMD's take 0.6 of the time (`benchmarks/README.md`). In bytes most take
+half of float32's time or less. So all are tried on layers like the detector's, and the answer is
+kept in the user's cache folder. All processes of a batch have to give one answer: where it cannot
+be kept, a rule decides.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ from lymphinfer.threads import threads
 
 WORTH = 0.9
 """Share of float32's time from which on bfloat16 is taken: its numbers are less exact."""
-ROUNDS = 3
+INT8_WORTH = 0.8
+"""Share of the faster of the others' time from which on bytes are taken."""
+ROUNDS, SIDE_PX = 3, 160
+MEASURED = ("fp32", "bfloat16", "int8")
 
 Seconds = dict[str, float]
 
@@ -36,7 +40,7 @@ def prefers_bf16(measure: Callable[[], Seconds] | None = None) -> bool:
     Parameters
     ----------
     measure : callable, optional
-        Gives the seconds of ``fp32`` and ``bfloat16``; `measured` by default.
+        Gives the seconds of each of `MEASURED`; `measured` by default.
 
     Returns
     -------
@@ -47,6 +51,20 @@ def prefers_bf16(measure: Callable[[], Seconds] | None = None) -> bool:
         return False
     known = _known(cache_file(), measure or measured)
     return by_rule() if known is None else known["bfloat16"] < WORTH * known["fp32"]
+
+
+def prefers_int8(measure: Callable[[], Seconds] | None = None) -> bool:
+    """Whether bytes are faster than what is taken otherwise on this CPU.
+
+    Parameters
+    ----------
+    measure : callable, optional
+        As for `prefers_bf16`.
+    """
+    known = _known(cache_file(), measure or measured)
+    if known is None:
+        return int8_by_rule()
+    return known["int8"] < INT8_WORTH * min(known["fp32"], known["bfloat16"])
 
 
 def has_bf16() -> bool:
@@ -64,13 +82,18 @@ def by_rule() -> bool:
     return "amx_bf16" in instructions or "AuthenticAMD" in vendor
 
 
+def int8_by_rule() -> bool:
+    """What was found on the CPUs at hand: faster on every one of x86."""
+    return platform.machine().lower() in ("x86_64", "amd64")
+
+
 def cache_file() -> Path:
     """Where what was measured on this kind of CPU is kept, one file a kind."""
     import hashlib
 
     import platformdirs
 
-    kind = json.dumps([_model(), threads(), _openvino()])
+    kind = json.dumps([_model(), threads(), _openvino(), MEASURED])
     name = f"precision-{hashlib.sha256(kind.encode()).hexdigest()[:12]}.json"
     return Path(platformdirs.user_cache_dir("lymphinfer")) / name
 
@@ -80,7 +103,7 @@ def _known(file: Path, measure: Callable[[], Seconds]) -> Seconds | None:
     for _ in range(2):
         with suppress(OSError, ValueError, KeyError, TypeError):
             found = json.loads(file.read_text("utf-8"))
-            return {name: float(found[name]) for name in ("fp32", "bfloat16")}
+            return {name: float(found[name]) for name in MEASURED}
         if file.exists() or find_spec("openvino") is None:
             # Damaged, or nothing to measure with.
             return None
@@ -101,7 +124,10 @@ def _known(file: Path, measure: Callable[[], Seconds]) -> Seconds | None:
 
 
 def measured() -> Seconds:
-    """Seconds of a few layers in ``fp32`` and ``bfloat16``, the best of some turns."""
+    """Seconds of a few layers in each of `MEASURED`, the best of some turns.
+
+    Without instructions for bfloat16 its time is float32's: it is not tried.
+    """
     from lymphinfer.layers import Layers
     from lymphinfer.runtime import CpuGraph
 
@@ -111,14 +137,19 @@ def measured() -> Seconds:
     for i, (c_in, c_out) in enumerate(zip((3, *widths), widths, strict=False)):
         weights[f"{i}.weight"] = rng.normal(0, 0.05, (c_out, c_in, 3, 3)).astype(np.float32)
         weights[f"{i}.bias"] = np.zeros(c_out, np.float32)
+    rounded = {"pixels.top": np.ones(1, np.float32)}
+    for i, width in enumerate(widths):
+        rounded |= {f"{i}.top": np.ones(1, np.float32), f"{i}.scale": np.full(width, 0.003)}
     graphs = {}
-    for name in ("fp32", "bfloat16"):
-        net = Layers(weights)
+    for name in MEASURED:
+        if name == "bfloat16" and not has_bf16():
+            continue
+        net = Layers(weights, rounded if name == "int8" else None)
         given, x = net.pixels()
         for i, width in enumerate(widths):
             x = net.conv(x, str(i), width, relu=True)
         graphs[name] = CpuGraph(net.model(given, [x]), name)
-    pixels = rng.integers(0, 256, (1, 256, 256, 3), dtype=np.uint8)
+    pixels = rng.integers(0, 256, (1, SIDE_PX, SIDE_PX, 3), dtype=np.uint8)
     best = dict.fromkeys(graphs, float("inf"))
     for turn in range(ROUNDS + 1):
         for name, graph in graphs.items():
@@ -126,7 +157,7 @@ def measured() -> Seconds:
             graph(pixels)
             if turn:
                 best[name] = min(best[name], time.perf_counter() - began)
-    return best
+    return {"bfloat16": best["fp32"], **best}
 
 
 @cache

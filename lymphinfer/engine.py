@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from lymphinfer.cpu_precision import prefers_bf16
+from lymphinfer.cpu_precision import prefers_bf16, prefers_int8
 from lymphinfer.errors import LymphinferError
 
-PRECISIONS = {"fp32": "fp32", "bf16": "bfloat16", "fp16": "float16"}
+INT8 = "int8"
+PRECISIONS = {"fp32": "fp32", "bf16": "bfloat16", "fp16": "float16", INT8: INT8}
 """What a user may ask for, and its name in results."""
 RUNTIMES = ("auto", "torch", "openvino")
 TORCH_FIX = "pip install 'lymphinfer[torch]'"
@@ -32,14 +33,18 @@ class Engine:
     device : str
         As torch names it: ``cpu``, ``cuda:0``, ``mps``.
     precision : str
-        Number type of the convolutions: ``fp32``, ``bfloat16`` or ``float16``.
+        Number type of the convolutions: ``fp32``, ``bfloat16``, ``float16``, or ``int8``, which
+        only bundles can be computed in that say how.
     runtime : str
         ``torch``, or ``openvino`` on the CPU for the networks that it computes.
+    bytes_preferred : bool
+        Whether bundles that can be computed in int8 are, in the place of `precision`.
     """
 
     device: str = "cpu"
     precision: str = "fp32"
     runtime: str = "torch"
+    bytes_preferred: bool = False
 
 
 def choose_engine(device: str = "auto", precision: str = "auto", runtime: str = "auto") -> Engine:
@@ -60,7 +65,14 @@ def choose_engine(device: str = "auto", precision: str = "auto", runtime: str = 
         One of them is unknown or not to be had here.
     """
     where = choose_device(device)
-    return Engine(where, choose_precision(where, precision), choose_runtime(where, runtime))
+    number, library = choose_precision(where, precision), choose_runtime(where, runtime)
+    if number == INT8 and library != "openvino":
+        raise LymphinferError(
+            f"precision int8: OpenVINO computes it on the CPU, not {library} on {where}. Leave "
+            "--precision out, or --runtime and --device"
+        )
+    small = precision == "auto" and library == "openvino" and prefers_int8()
+    return Engine(where, number, library, small)
 
 
 def choose_device(name: str = "auto") -> str:
@@ -101,7 +113,7 @@ def choose_precision(device: str, precision: str = "auto") -> str:
     """Number type of the convolutions.
 
     ``auto`` takes bfloat16 on GPUs and CPUs that are faster in it, float16 on older GPUs, and
-    full precision elsewhere.
+    full precision elsewhere; whether a bundle is computed in int8 is for `choose_engine`.
 
     Raises
     ------

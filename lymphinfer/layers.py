@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+MAP = ":map"
+"""What the name of a map without negative values ends with, behind that of what computes it."""
+
 
 class Layers:
     """Layers of a graph, by the names that their weights have in the file.
@@ -22,22 +25,31 @@ class Layers:
     ----------
     weights : mapping of str to ndarray
         All that the graph holds; what is left over is a fault of the file.
+    int8 : mapping of str to ndarray, optional
+        What is computed in bytes: ``NAME.top``, the largest value that a map keeps; ``NAME.scale``
+        of a convolution, the steps of its weights, one for each filter; and weights in the place of
+        those of the same name.
     """
 
-    def __init__(self, weights: Mapping[str, NDArray[np.floating]]):
+    def __init__(
+        self,
+        weights: Mapping[str, NDArray[np.floating]],
+        int8: Mapping[str, NDArray[np.floating]] | None = None,
+    ):
         import openvino.opset13 as ops
 
         self.ops: Any = ops
         self.weights = weights
+        self.int8 = int8 or {}
         self.taken: set[str] = set()
+        self.rounded_by: set[str] = set()
 
     def pixels(self) -> tuple[Any, Any]:
         """Input of bytes, (B, H, W, 3), and the node that has them in [0, 1], (B, 3, H, W)."""
         given = self.ops.parameter([-1, -1, -1, 3], np.uint8, name="pixels")
         floats = self.ops.convert(given, "f32")
-        return given, self.ops.divide(
-            self.ops.transpose(floats, np.array([0, 3, 1, 2])), np.float32(255)
-        )
+        light = self.ops.divide(self.ops.transpose(floats, np.array([0, 3, 1, 2])), np.float32(255))
+        return given, self.rounded(light, "pixels")
 
     def take(self, name: str, shape: tuple[int, ...] | None = None) -> NDArray[np.float32]:
         """A weight in float32.
@@ -50,20 +62,23 @@ class Layers:
         if name not in self.weights:
             raise ValueError(f"{name} is missing")
         found = np.asarray(self.weights[name], np.float32)
+        if name in self.int8:
+            found = self._int8(name, found.shape)
         if shape is not None and found.shape != shape:
             raise ValueError(f"{name} is {found.shape}, not {shape}")
         self.taken.add(name)
         return found
 
     def check_all_taken(self) -> None:
-        """See that the file holds nothing that the graph does not.
+        """See that the files hold nothing that the graph does not.
 
         Raises
         ------
         ValueError
             Names what is left over.
         """
-        if left := sorted(set(self.weights) - self.taken):
+        left = sorted(set(self.weights) - self.taken) + sorted(set(self.int8) - self.rounded_by)
+        if left:
             raise ValueError(f"{', '.join(left[:3])} belong to no layer")
 
     def conv(
@@ -80,12 +95,33 @@ class Layers:
         """Convolution padded to keep the size, with its bias and ReLU."""
         shape = c_out, channels(x), kernel, kernel
         pad = [kernel // 2] * 2
-        y = self.ops.convolution(
-            x, self.take(f"{name}.weight", shape), [stride] * 2, pad, pad, [1, 1]
-        )
+        weight = self.take(f"{name}.weight", shape)
+        if f"{name}.scale" in self.int8:
+            weight = self._bytes(weight, self._int8(f"{name}.scale", (c_out,)))
+        y = self.ops.convolution(x, weight, [stride] * 2, pad, pad, [1, 1], name=name)
         if bias:
             y = self.ops.add(y, self.take(f"{name}.bias", (c_out,)).reshape(1, -1, 1, 1))
-        return self.ops.relu(y) if relu else y
+        return self.rounded(self.ops.relu(y), name) if relu else y
+
+    def rounded(self, x: Any, name: str) -> Any:
+        """A map without negative values, in 256 steps up to its top where it has one."""
+        x.set_friendly_name(f"{name}{MAP}")
+        if f"{name}.top" not in self.int8:
+            return x
+        top = self._int8(f"{name}.top", (1,))[0]
+        return self.ops.fake_quantize(x, np.float32(0), top, np.float32(0), top, 256)
+
+    def _bytes(self, weight: NDArray[np.float32], scale: NDArray[np.float32]) -> Any:
+        steps = scale.reshape(-1, 1, 1, 1)
+        whole = np.clip(np.rint(weight / steps), -127, 127).astype(np.int8)
+        return self.ops.multiply(self.ops.convert(self.ops.constant(whole), "f32"), steps)
+
+    def _int8(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        self.rounded_by.add(name)
+        found = np.asarray(self.int8[name], np.float32)
+        if found.shape != shape or not np.isfinite(found).all():
+            raise ValueError(f"{name} is {found.shape}, not {shape} of numbers")
+        return found
 
     def block(
         self, x: Any, name: str, c_out: int, *, kernel: int = 3, stride: int = 1, relu: bool = True
@@ -99,7 +135,7 @@ class Layers:
         y = self.block(y, f"{name}.second", c_out, relu=False)
         if stride > 1 or channels(x) != c_out:
             x = self.block(x, f"{name}.shortcut", c_out, kernel=1, stride=stride, relu=False)
-        return self.ops.relu(self.ops.add(y, x))
+        return self.rounded(self.ops.relu(self.ops.add(y, x)), name)
 
     def linear(self, x: Any, name: str, width: int) -> Any:
         """(B, C) to (B, width)."""

@@ -38,7 +38,7 @@ class CpuGraph:
     model : openvino.Model
         Its input is (B, H, W, 3).
     precision : str
-        ``bfloat16``, or ``fp32``.
+        ``bfloat16``, or ``fp32``; ``int8``: what the graph does not round is computed in float32.
     batch : int or None
         The input is always (batch, *size, 3), smaller batches filled up; None for an input of any
         size, which is as fast once a size has been met.
@@ -55,7 +55,7 @@ class CpuGraph:
         size: tuple[int, int] = (0, 0),
     ):
         self.batch, self.size = batch, size
-        self._precision = "f32" if precision == "fp32" else "bf16"
+        self._precision = "bf16" if precision == "bfloat16" else "f32"
         self._model = model
 
     def __call__(self, pixels: NDArray[Any]) -> list[NDArray[np.float32]]:

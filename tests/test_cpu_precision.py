@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from lymphinfer import cpu_precision
-from lymphinfer.cpu_precision import cache_file, cpu, measured, prefers_bf16
+from lymphinfer.cpu_precision import cache_file, cpu, measured, prefers_bf16, prefers_int8
 
-FASTER, SLOWER = {"fp32": 1.0, "bfloat16": 0.6}, {"fp32": 1.0, "bfloat16": 1.5}
+FASTER = {"fp32": 1.0, "bfloat16": 0.6, "int8": 0.3}
+SLOWER = {"fp32": 1.0, "bfloat16": 1.5, "int8": 0.9}
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +37,32 @@ def test_what_is_faster_is_measured_once_and_kept(seconds, wanted):
 
 
 def test_a_little_faster_is_not_worth_less_exact_numbers():
-    assert prefers_bf16(lambda: {"fp32": 1.0, "bfloat16": 0.95}) is False
+    assert prefers_bf16(lambda: {**FASTER, "bfloat16": 0.95}) is False
+
+
+@pytest.mark.parametrize(
+    ("seconds", "wanted"),
+    [
+        (FASTER, True),
+        (SLOWER, False),
+        # What bfloat16 takes already is not worth less exact numbers.
+        ({"fp32": 1.0, "bfloat16": 0.5, "int8": 0.45}, False),
+    ],
+)
+def test_bytes_are_taken_where_they_are_much_faster_than_all_else(monkeypatch, seconds, wanted):
+    assert prefers_int8(lambda: seconds) is wanted
+    assert prefers_int8(never) is wanted
+    # Both questions are answered by one measurement.
+    assert prefers_bf16(never) is (seconds["bfloat16"] < 0.9)
+
+
+@pytest.mark.parametrize(
+    ("machine", "wanted"), [("x86_64", True), ("AMD64", True), ("arm64", False)]
+)
+def test_where_nothing_can_be_kept_bytes_are_taken_on_x86(own_cache, monkeypatch, machine, wanted):
+    monkeypatch.setattr(cpu_precision.platform, "machine", lambda: machine)
+    own_cache.write_text("a file where the folder should be")
+    assert prefers_int8(lambda: SLOWER if wanted else FASTER) is wanted
 
 
 def test_a_cpu_without_the_instructions_is_not_measured(monkeypatch):
@@ -90,7 +116,7 @@ def test_another_cpu_or_number_of_threads_is_measured_anew(monkeypatch):
 def test_both_precisions_are_timed_on_this_cpu():
     pytest.importorskip("openvino")
     seconds = measured()
-    assert set(seconds) == {"fp32", "bfloat16"} and min(seconds.values()) > 0
+    assert set(seconds) == {"fp32", "bfloat16", "int8"} and min(seconds.values()) > 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads what Linux says")

@@ -11,7 +11,6 @@ from lymphinfer import engine
 from lymphinfer import threads as threading
 from lymphinfer.compute import half_type
 from lymphinfer.engine import (
-    Engine,
     choose_device,
     choose_engine,
     choose_precision,
@@ -37,7 +36,7 @@ def test_a_precision_that_is_asked_for_is_taken():
     assert half_type(CPU, "fp32") is None
     assert choose_precision("cpu", "bf16") == "bfloat16"
     assert choose_for_training("bf16", CPU) == "bf16"
-    with pytest.raises(LymphinferError, match="choose one of auto, fp32, bf16, fp16"):
+    with pytest.raises(LymphinferError, match="choose one of auto, fp32, bf16, fp16, int8"):
         choose_precision("cpu", "int3")
 
 
@@ -64,7 +63,8 @@ def test_a_runtime_that_cannot_be_had_is_refused_with_the_fix(monkeypatch):
 
 def test_without_torch_there_is_the_cpu(monkeypatch):
     monkeypatch.setattr(engine, "has_torch", lambda: False)
-    assert choose_engine() == Engine("cpu", choose_precision("cpu"), "openvino")
+    found = choose_engine()
+    assert (found.device, found.runtime) == ("cpu", "openvino")
     assert choose_device("cpu") == "cpu"
     fix = r"pip install 'lymphinfer\[torch\]'"
     with pytest.raises(LymphinferError, match=fix):

@@ -11,7 +11,7 @@ from lymphinfer.bundles.networks import Networks, choose_networks
 from lymphinfer.bundles.registry import find_bundle
 from lymphinfer.bundles.schema import MANIFEST, BundleManifest, Evidence, read_manifest
 from lymphinfer.downloading import sha256_of
-from lymphinfer.engine import Engine
+from lymphinfer.engine import INT8, Engine
 from lymphinfer.errors import BundleError
 from lymphinfer.markers.calibration import Calibration
 from lymphinfer.markers.configs import ClassifierConfig, FarConfig, TwoScaleConfig
@@ -136,6 +136,7 @@ def load_bundle(
     manifest, source = compose(own, detector)
     if source is not own:
         verify_files(source)
+    engine = _resolved(engine, source, trainable)
     networks = choose_networks(engine, trainable)
     finder = _build_detector(source, manifest.mpp, networks)
     markers = _build_markers(manifest, networks)
@@ -147,6 +148,19 @@ def load_bundle(
     return Bundle(manifest, finder, markers, engine)
 
 
+def _resolved(engine: Engine, source: BundleManifest, trainable: bool) -> Engine:
+    """The engine with the number type that this bundle's detector is computed in."""
+    can = source.detector.get("int8") and engine.runtime == "openvino" and not trainable
+    if engine.bytes_preferred:
+        return replace(engine, precision=INT8 if can else engine.precision, bytes_preferred=False)
+    if engine.precision == INT8 and not can:
+        raise BundleError(
+            f"bundle {source.name}: precision int8 is not possible, it does not say how its "
+            "detector is computed in bytes. Leave --precision out"
+        )
+    return engine
+
+
 def _build_detector(manifest: BundleManifest, working_mpp: float, networks: Networks) -> Detector:
     table = manifest.detector
     try:
@@ -154,6 +168,7 @@ def _build_detector(manifest: BundleManifest, working_mpp: float, networks: Netw
             engine = networks.stardist(
                 _config(StarDistConfig, manifest, "detector", "network"),
                 manifest.folder / table["file"],
+                manifest.folder / table["int8"] if table.get("int8") else None,
             )
             return StarDistDetector(
                 engine,

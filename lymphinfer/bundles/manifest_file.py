@@ -62,6 +62,8 @@ class StarDistTable:
     nms_threshold: Share
     network: Network
     refine_at: tuple[Share, ...] = ()
+    int8: Weights | None = None
+    """How it is computed in bytes, see `lymphinfer.layers.Layers`."""
 
 
 @table

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from lymphinfer.bundles.weight_files import Weights, fitting, head_of
-from lymphinfer.engine import TORCH_FIX, Engine, has_torch
+from lymphinfer.bundles.weight_files import Weights, fitting, head_of, read_weights
+from lymphinfer.engine import INT8, TORCH_FIX, Engine, has_torch
 from lymphinfer.errors import BundleError
 from lymphinfer.markers.configs import ClassifierConfig, FarConfig, TwoScaleConfig
 from lymphinfer.markers.far_graph import GraphFar
@@ -23,10 +23,12 @@ from lymphinfer.nuclei.stardist.graph import GraphStarDist
 class Networks(Protocol):
     """Builds networks on an engine; BundleError where a file holds other weights."""
 
-    def stardist(self, config: StarDistConfig, file: Path) -> DenseNet:
-        """A StarDist."""
+    def stardist(self, config: StarDistConfig, file: Path, int8: Path | None = None) -> DenseNet:
+        """A StarDist; in bytes where the engine says so and `int8` says how."""
 
-    def stardist_of(self, config: StarDistConfig, weights: Weights) -> DenseNet:
+    def stardist_of(
+        self, config: StarDistConfig, weights: Weights, int8: Weights | None = None
+    ) -> DenseNet:
         """A StarDist of weights at hand; ValueError where they are another one's."""
 
     def hovernet(
@@ -80,13 +82,18 @@ class GraphNetworks:
     def __init__(self, engine: Engine):
         self.engine = engine
 
-    def stardist(self, config: StarDistConfig, file: Path) -> DenseNet:
+    def stardist(self, config: StarDistConfig, file: Path, int8: Path | None = None) -> DenseNet:
         """See `Networks.stardist`."""
-        return fitting(file, lambda w: self.stardist_of(config, w))
+        if int8 is None or self.engine.precision != INT8:
+            return fitting(file, lambda w: self.stardist_of(config, w))
+        weights = read_weights(file)
+        return fitting(int8, lambda rounded: self.stardist_of(config, weights, rounded))
 
-    def stardist_of(self, config: StarDistConfig, weights: Weights) -> DenseNet:
+    def stardist_of(
+        self, config: StarDistConfig, weights: Weights, int8: Weights | None = None
+    ) -> DenseNet:
         """See `Networks.stardist_of`."""
-        return GraphStarDist(config, weights, self.engine.precision)
+        return GraphStarDist(config, weights, self.engine.precision, int8=int8)
 
     def hovernet(
         self, config: HoVerNetConfig, file: Path, *, mpp: float, working_mpp: float

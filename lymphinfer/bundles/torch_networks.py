@@ -54,11 +54,13 @@ class TorchNetworks:
     def _graphs(self) -> bool:
         return self.engine.runtime == "openvino"
 
-    def stardist(self, config: StarDistConfig, file: Path) -> DenseNet:
+    def stardist(self, config: StarDistConfig, file: Path, int8: Path | None = None) -> DenseNet:
         """See `Networks.stardist`."""
         return fitting(file, lambda w: self.stardist_of(config, w))
 
-    def stardist_of(self, config: StarDistConfig, weights: Weights) -> DenseNet:
+    def stardist_of(
+        self, config: StarDistConfig, weights: Weights, int8: Weights | None = None
+    ) -> DenseNet:
         """See `Networks.stardist_of`."""
         return dense_net(_with_weights(build_network(config), weights), self.engine)
 

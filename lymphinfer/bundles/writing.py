@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import tomli_w
@@ -28,6 +29,7 @@ def write_bundle(
     markers: list[MarkerSpec],
     panel: Panel | None = None,
     half: bool = True,
+    others: Mapping[str, bytes] = MappingProxyType({}),
 ) -> BundleManifest:
     """Write weights and manifest.
 
@@ -46,6 +48,8 @@ def write_bundle(
         Where it is none of LymphInfer's: parents and colours go into the manifest.
     half : bool
         Store float16: half the size, differences far below the networks' own noise.
+    others : mapping of str to bytes
+        Further safetensors that the tables name, by file name.
 
     Returns
     -------
@@ -64,10 +68,12 @@ def write_bundle(
         }
         # Not save_file: it leaves files that only their owner may read.
         (folder / name).write_bytes(save(state))
+    for name, content in others.items():
+        (folder / name).write_bytes(content)
     document = {
         "schema": SCHEMA_VERSION,
         **header,
-        "files": {name: sha256_of(folder / name) for name in modules},
+        "files": {name: sha256_of(folder / name) for name in (*modules, *others)},
         "detector": dict(detector),
         "classifier": dict(classifier),
         "marker": [{**marker_table(marker), **_of_panel(marker, panel)} for marker in markers],

@@ -60,7 +60,7 @@ def predict(
         ),
     ] = Point.balanced,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16, int8.")] = "auto",
     runtime: Annotated[
         str, typer.Option(help="auto, torch, openvino: what computes the networks.")
     ] = "auto",

@@ -46,7 +46,7 @@ def teach(
         typer.Option("--crop/--no-crop", help="Annotations are in the frame of QuPath's default."),
     ] = True,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16, int8.")] = "auto",
     runtime: Annotated[
         str, typer.Option(help="auto, torch, openvino: what computes the networks.")
     ] = "auto",

@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from lymphinfer.bundles.loading import Bundle
 from lymphinfer.bundles.networks import choose_networks
 from lymphinfer.bundles.weight_files import read_weights
+from lymphinfer.engine import INT8
 from lymphinfer.errors import BundleError
 from lymphinfer.markers.two_scale import HeadWeights, NearMarkers
 from lymphinfer.nuclei.detector import Detection
 from lymphinfer.nuclei.stardist.detector import StarDistDetector
 
 F32 = NDArray[np.float32]
-LAST = "marker.1"
+LAST_LAYER = WEIGHT, BIAS = "marker.1.weight", "marker.1.bias"
 """The last layer of a residual StarDist's marker head."""
 
 
@@ -139,16 +140,22 @@ def _two_scale(bundle: Bundle, head: HeadWeights) -> Teachable:
 def _feature(bundle: Bundle, detector: StarDistDetector) -> Teachable:
     """Of a detector's marker head: its last layer passes its input on, pooled as its logits are."""
     file = str(bundle.manifest.detector["file"])
-    weights = read_weights(bundle.manifest.folder / file)
-    rows, offsets = (
-        np.asarray(weights[f"{LAST}.{part}"], np.float32) for part in ("weight", "bias")
-    )
+    folder, int8 = bundle.manifest.folder, bundle.manifest.detector.get("int8")
+    weights = read_weights(folder / file)
+    rounded = None
+    if int8 and bundle.engine.precision == INT8:
+        rounded = read_weights(folder / str(int8))
+        # Its own last layer, which is the one that is taught.
+        weights |= {name: rounded.pop(name) for name in LAST_LAYER if name in rounded}
+    rows, offsets = (np.asarray(weights[name], np.float32) for name in LAST_LAYER)
     rows = rows[:, :, 0, 0]
     width = rows.shape[1]
-    open_ = {f"{LAST}.weight": np.eye(width)[:, :, None, None], f"{LAST}.bias": np.zeros(width)}
+    open_ = {WEIGHT: np.eye(width)[:, :, None, None], BIAS: np.zeros(width)}
     networks = choose_networks(bundle.engine, trainable=False)
     fresh = StarDistDetector(
-        networks.stardist_of(replace(detector.config, n_markers=width), {**weights, **open_}),
+        networks.stardist_of(
+            replace(detector.config, n_markers=width), {**weights, **open_}, rounded
+        ),
         mpp=1.0, working_mpp=detector.scale,
         prob_threshold=detector.prob_threshold, nms_threshold=detector.nms_threshold,
         refine_at=detector.refine_at,
@@ -169,8 +176,8 @@ def _feature(bundle: Bundle, detector: StarDistDetector) -> Teachable:
             weight[i] = change.keep * weight[i] + change.weights
             bias[i] = change.keep * bias[i] + change.bias
         return {
-            f"{LAST}.weight": weight.astype(np.float32)[:, :, None, None],
-            f"{LAST}.bias": bias.astype(np.float32),
+            WEIGHT: weight.astype(np.float32)[:, :, None, None],
+            BIAS: bias.astype(np.float32),
         }
 
     return Teachable(replace(bundle, detector=fresh), file, read, logits, changed)

@@ -65,6 +65,11 @@ def write_taught(
     # Sums of large weights: what is learned here would drown in half precision.
     state |= {name: np.ascontiguousarray(value, np.float32) for name, value in new.items()}
     (out / layer.file).write_bytes(save(state))
+    int8 = base.detector.get("int8")
+    if int8 in base.files:
+        # What was taught holds in bytes too, in the place of what was fitted to them.
+        kept = {k: v for k, v in load((base.folder / int8).read_bytes()).items() if k not in new}
+        (out / int8).write_bytes(save(kept))
     document: dict[str, Any] = tomllib.loads((base.folder / MANIFEST).read_text("utf-8"))
     names = " and ".join(t.marker for t in taught)
     n = max(t.positives + t.negatives for t in taught)

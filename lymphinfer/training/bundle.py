@@ -79,6 +79,12 @@ def _interval(m: MarkerMetrics) -> tuple[float, float] | None:
     return round(m.auroc.low, 4), round(m.auroc.high, 4)
 
 
+def _int8_of(manifest: BundleManifest) -> dict[str, bytes]:
+    """File that says how a bundle's detector is computed in bytes, where it has one."""
+    name = manifest.detector.get("int8")
+    return {str(name): (manifest.folder / str(name)).read_bytes()} if name else {}
+
+
 def make_bundle(
     out: Path, inputs: Inputs, config: RetrainConfig, trained: Trained, *, command: str
 ) -> BundleManifest:
@@ -127,6 +133,7 @@ def make_bundle(
             "hierarchy": config.bundle.hierarchy,
         },
         detector={**base.manifest.detector, "file": DETECTOR_FILE},
+        others=_int8_of(base.manifest),
         classifier={
             "kind": "dense" if config.bundle.dense else "patch",
             "file": CLASSIFIER_FILE,

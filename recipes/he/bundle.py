@@ -43,7 +43,7 @@ from recipes.he.points import (
     single_gate_labels,
 )
 
-VERSION = "0.3.1"
+VERSION = "0.3.2"
 FREQUENCY = {"CD45": 0.192, "CD3e": 0.090, "CD4": 0.058, "CD8a": 0.050}
 """Positive fractions published for the slide."""
 SOURCE = "its own stain on ORION CRC01 (colorectal, one section); cross-validated on 48 tiles of it"
@@ -216,7 +216,9 @@ def write(
     base = load_bundle(start)
     net = detector_with(reader_of(base), trainee)
     far = far_for_bundle(run)
-    detector = {**base.manifest.detector, "network": net.config.to_dict()}
+    # How it is computed in bytes is found anew: `recipes.he.int8`.
+    detector = {k: v for k, v in base.manifest.detector.items() if k != "int8"}
+    detector["network"] = net.config.to_dict()
     write_bundle(
         folder,
         modules={

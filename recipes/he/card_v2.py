@@ -17,6 +17,7 @@ from string import Template
 from typing import Any
 
 from recipes.he.crc01 import MARKERS, PARENTS
+from recipes.he.int8_card import in_bytes
 
 CARD = Template(
     """# he-v2
@@ -70,7 +71,7 @@ $densities. Between tiles of one slide that ratio varies much more, and between 
 
 ## Networks
 
-- Detector: that of `he-v1-fast` 0.7.0, unchanged: outlines, F1 and PQ are the same.
+- Detector: that of `he-v1-fast`, unchanged: outlines, F1 and PQ are the same.
 - Near: the 128 filters that the detector's marker head reads (encoder, decoder, what outlines are measured
   from, 16 µm around), learned again, averaged over 17 points of each nucleus. Nuclei of another detector
   are read by this network beside it.
@@ -265,7 +266,7 @@ def card(folder: Path, far_parameters: int, training: str) -> str:
         others="\n".join(others),
         calls=calls,
         cd8a=with_interval(far["CD8a given CD3e"]),
-    )
+    ).replace("## Limits", in_bytes(folder) + "## Limits", 1)
 
 
 def main() -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from recipes.he.int8_card import in_bytes
+
 CARD = Template(
     """# $name
 
@@ -336,13 +338,16 @@ def card(name: str, version: str, quality: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", type=Path, default=Path("weights"))
-    parser.add_argument("--version", default="0.7.0")
+    parser.add_argument("--version", default="0.7.1")
     parser.add_argument("--bundles", nargs="+", default=list(WAYS), choices=list(WAYS))
     arguments = parser.parse_args()
     for name in arguments.bundles:
         folder = arguments.weights / name
         quality = json.loads((folder / "quality.json").read_text("utf-8"))
-        (folder / "CARD.md").write_text(card(name, arguments.version, quality), "utf-8")
+        text = card(name, arguments.version, quality)
+        limits = "## Limits"
+        text = text.replace(limits, in_bytes(folder) + limits, 1)
+        (folder / "CARD.md").write_text(text, "utf-8")
 
 
 if __name__ == "__main__":

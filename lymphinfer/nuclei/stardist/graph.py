@@ -30,6 +30,8 @@ class GraphStarDist:
         ``bfloat16`` or ``fp32``.
     net : object
         The same network in torch, for whoever wants to change it.
+    int8 : mapping of str to ndarray, optional
+        What is computed in bytes, see `lymphinfer.layers.Layers`.
 
     Raises
     ------
@@ -38,10 +40,15 @@ class GraphStarDist:
     """
 
     def __init__(
-        self, config: StarDistConfig, weights: Weights, precision: str = "fp32", net: Any = None
+        self,
+        config: StarDistConfig,
+        weights: Weights,
+        precision: str = "fp32",
+        net: Any = None,
+        int8: Weights | None = None,
     ):
         self.config, self.net = config, net
-        self.run = CpuGraph(build_graph(config, weights), precision)
+        self.run = CpuGraph(build_graph(config, weights, int8), precision)
 
     def predict(self, images: NDArray[np.uint8]) -> list[DensePrediction]:
         """See `DenseNet.predict`."""
@@ -62,7 +69,7 @@ class GraphStarDist:
         ]
 
 
-def build_graph(config: StarDistConfig, weights: Weights) -> Any:
+def build_graph(config: StarDistConfig, weights: Weights, int8: Weights | None = None) -> Any:
     """Graph of a network.
 
     Parameters
@@ -70,6 +77,8 @@ def build_graph(config: StarDistConfig, weights: Weights) -> Any:
     config : StarDistConfig
         Without batch normalisation.
     weights : mapping of str to ndarray
+    int8 : mapping of str to ndarray, optional
+        What is computed in bytes, see `lymphinfer.layers.Layers`.
 
     Returns
     -------
@@ -85,7 +94,7 @@ def build_graph(config: StarDistConfig, weights: Weights) -> Any:
     """
     if config.batch_norm:
         raise ValueError("batch normalisation is folded away before a network is computed")
-    layers = Layers(weights)
+    layers = Layers(weights, int8)
     given, x = layers.pixels()
     build = {"unet": _unet, "resnet": _resnet, "compact": _compact}[config.encoder]
     return layers.model(given, [y for y in build(layers, config, x) if y is not None])

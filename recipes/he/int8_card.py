@@ -1,0 +1,79 @@
+"""The part of a card that sets what a bundle's detector finds in bytes beside float32's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+QUALITY, ORION = "quality-int8.json", "orion-int8.json"
+INTRO = """## In bytes
+
+On CPUs that are much faster in them `predict` computes the detector in bytes (int8): its weights
+are rounded to seven bits, its maps to 256 steps up to tops found by NNCF on 24 training tiles of
+several laboratories (`recipes/he/int8.py`). What is read off its maps last, and every other
+network, stays in float32, and so does all of it with `--precision fp32`. The same measurements in
+both:
+
+| measure | float32 | int8 | difference |
+| --- | --- | --- | --- |
+"""
+ROWS = (
+    ("CoNSeP test, nuclei found", ("consep_test", "found")),
+    ("CoNSeP test, F1 at IoU 0.5", ("consep_test", "f1")),
+    ("CoNSeP test, PQ", ("consep_test", "pq")),
+    ("NuInsSeg, held-out organs, F1", ("nuinsseg_held_out", "f1")),
+    ("NuInsSeg, held-out organs, PQ", ("nuinsseg_held_out", "pq")),
+    ("CD45 AUROC, CoNSeP test, annotated nuclei", ("consep_test", "cd45", "auroc")),
+    ("CD45 AUROC, CoNSeP test, own detections", ("consep_test", "cd45_own_detections", "auroc")),
+    ("CD45 AUROC, BRCA-M2C val, dots", ("brca_m2c_val", "points", "auroc")),
+    ("CD45 calls, BRCA-M2C val, precision", ("brca_m2c_val", "calls", "precision")),
+    ("CD45 calls, BRCA-M2C val, recall", ("brca_m2c_val", "calls", "recall")),
+    ("CD45 AUROC, NuCLS, annotated points", ("nucls", "points", "auroc")),
+)
+ON_TILES = """
+Of the C01 tiles, from which the head has learned, so that only the differences tell:
+{differences}. The far scale alone is the same.
+"""
+
+
+def value_at(values: dict[str, Any], keys: tuple[str, ...]) -> float | None:
+    """A number in nested results; None where it was not measured."""
+    found: Any = values
+    for key in keys:
+        if key not in found:
+            return None
+        found = found[key]
+    return float(found)
+
+
+def in_bytes(folder: Path) -> str:
+    """The section, empty for a bundle that has not been measured in bytes.
+
+    Parameters
+    ----------
+    folder : Path
+        A bundle's, with ``quality.json`` and ``quality-int8.json``, and of a bundle that was
+        measured on ORION's tiles ``orion.json`` and ``orion-int8.json``.
+    """
+    if not (folder / QUALITY).exists():
+        return ""
+    plain, small = (json.loads((folder / n).read_text("utf-8")) for n in ("quality.json", QUALITY))
+    rows = []
+    for title, keys in ROWS:
+        one, other = value_at(plain, keys), value_at(small, keys)
+        if one is None or other is None:
+            continue
+        if keys[-1] == "found":
+            rows.append(f"| {title} | {one:,.0f} | {other:,.0f} | {other - one:+,.0f} |")
+        else:
+            rows.append(f"| {title} | {one:.3f} | {other:.3f} | {other - one:+.3f} |")
+    text = INTRO + "\n".join(rows) + "\n"
+    if (folder / ORION).exists():
+        plain, small = (json.loads((folder / n).read_text("utf-8")) for n in ("orion.json", ORION))
+        parts = []
+        for name in ("CD45", "CD3e", "CD4", "CD8a"):
+            one, other = (float(v["tiles"][name]["auroc"]) for v in (plain, small))
+            parts.append(f"AUROC of {name} {other - one:+.3f}")
+        text += ON_TILES.format(differences=", ".join(parts))
+    return text + "\n"
