@@ -57,7 +57,7 @@ def write_he(path: Path, xy_um: np.ndarray, seed: int = 1, side_um: int = SIDE_U
     stroma = gaussian_filter(rng.normal(0, 1, nuclei.shape[:2]), 12)[..., None] * 120
     pale = np.array([232.0, 190, 215]) + stroma
     image = pale * (1 - 0.6 * np.minimum(nuclei, 1)) + rng.normal(0, 3, (*nuclei.shape[:2], 3))
-    _write(path, np.clip(image, 0, 255).astype(np.uint8), "YXS", HE_MPP)
+    write_image(path, np.clip(image, 0, 255).astype(np.uint8), "YXS", HE_MPP)
 
 
 def write_if(path: Path, xy_um: np.ndarray, transform: np.ndarray, seed: int = 2) -> None:
@@ -68,10 +68,11 @@ def write_if(path: Path, xy_um: np.ndarray, transform: np.ndarray, seed: int = 2
     moved = moved[rng.random(len(moved)) > 0.1]
     planes = [dots(moved, IF_MPP, seed), dots(moved[::3], IF_MPP, seed + 1)]
     image = np.stack([200 + 4000 * p + rng.normal(0, 20, p.shape) for p in planes])
-    _write(path, np.clip(image, 0, 65535).astype(np.uint16), "CYX", IF_MPP)
+    write_image(path, np.clip(image, 0, 65535).astype(np.uint16), "CYX", IF_MPP)
 
 
-def _write(path: Path, image: np.ndarray, axes: str, mpp: float) -> None:
+def write_image(path: Path, image: np.ndarray, axes: str, mpp: float) -> None:
+    """A tiled OME-TIFF."""
     tifffile.imwrite(
         path,
         image,

@@ -14,6 +14,7 @@ from tests.cohorts.made_pair import (
     true_transform,
     write_he,
     write_if,
+    write_image,
 )
 
 
@@ -45,6 +46,16 @@ def test_an_unrelated_pair_is_refused_with_its_numbers(he):
         found = register(slide, other, 0, IF_MPP)
     assert not found.is_good
     assert "patches agree" in str(found.problem(other))
+
+
+def test_an_immunofluorescence_without_anything_agrees_nowhere(he):
+    empty = he.with_name("empty.ome.tif")
+    side = round(SIDE_UM / IF_MPP)
+    write_image(empty, np.zeros((2, side, side), np.uint16), "CYX", IF_MPP)
+    with open_slide(he) as slide:
+        found = register(slide, empty, 0, IF_MPP)
+    assert not found.is_good
+    assert "patches agree" in str(found.problem(empty))
 
 
 def test_a_slide_without_tissue_is_refused(he, tmp_path):
