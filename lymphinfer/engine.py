@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from lymphinfer.cpu_precision import prefers_bf16, prefers_int8
+from lymphinfer.cpu_precision import has_bf16, prefers_bf16, prefers_int8
 from lymphinfer.errors import LymphinferError
 
 INT8 = "int8"
@@ -70,6 +70,11 @@ def choose_engine(device: str = "auto", precision: str = "auto", runtime: str = 
         raise LymphinferError(
             f"precision int8: OpenVINO computes it on the CPU, not {library} on {where}. Leave "
             "--precision out, or --runtime and --device"
+        )
+    if number == "bfloat16" and library == "openvino" and not has_bf16():
+        raise LymphinferError(
+            "precision bf16: this CPU has no instructions for it, and OpenVINO would compute "
+            "float32 in its name. Leave --precision out, or take fp32"
         )
     small = precision == "auto" and library == "openvino" and prefers_int8()
     return Engine(where, number, library, small)

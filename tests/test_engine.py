@@ -61,6 +61,15 @@ def test_a_runtime_that_cannot_be_had_is_refused_with_the_fix(monkeypatch):
     assert choose_runtime("cpu") == "torch"
 
 
+def test_bfloat16_is_refused_where_it_would_be_float32_in_its_name(monkeypatch):
+    monkeypatch.setattr(engine, "has_bf16", lambda: False)
+    with pytest.raises(LymphinferError, match="bf16: this CPU has no instructions for it"):
+        choose_engine("cpu", "bf16", "openvino")
+    assert choose_engine("cpu", "bf16", "torch").precision == "bfloat16"
+    monkeypatch.setattr(engine, "has_bf16", lambda: True)
+    assert choose_engine("cpu", "bf16", "openvino").precision == "bfloat16"
+
+
 def test_without_torch_there_is_the_cpu(monkeypatch):
     monkeypatch.setattr(engine, "has_torch", lambda: False)
     found = choose_engine()

@@ -108,6 +108,7 @@ def test_a_machine_of_another_kind_does_not_compute_again_what_auto_has_done(
     folder = shutil.copytree(done, tmp_path / "a")
     # This machine takes another number type for itself.
     monkeypatch.setattr(engine, "prefers_bf16", lambda: True)
+    monkeypatch.setattr(engine, "has_bf16", lambda: True)
     auto = settings(disc_bundle, precision="auto", runtime="auto")
     again = predict_slide(slide, folder, settings=auto)
     assert again.resumed_shards == again.shards > 0
