@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+from lymphinfer.bundles.composing import lending
 from lymphinfer.bundles.loading import load_bundle
-from lymphinfer.bundles.schema import BundleManifest, Evidence, MarkerSpec
+from lymphinfer.bundles.registry import find_bundle
+from lymphinfer.bundles.schema import BundleManifest, Evidence, MarkerSpec, read_manifest
 from lymphinfer.bundles.writing import write_bundle
 from lymphinfer.cells.files import atomic_write, sweep_temporaries
 from lymphinfer.errors import DataError
@@ -79,8 +81,10 @@ def _interval(m: MarkerMetrics) -> tuple[float, float] | None:
     return round(m.auroc.low, 4), round(m.auroc.high, 4)
 
 
-def _int8_of(manifest: BundleManifest) -> dict[str, bytes]:
+def _int8_of(bundle: str | Path) -> dict[str, bytes]:
     """File that says how a bundle's detector is computed in bytes, where it has one."""
+    # Of the bundle that the detector belongs to.
+    manifest = lending(read_manifest(find_bundle(bundle)))
     name = manifest.detector.get("int8")
     return {str(name): (manifest.folder / str(name)).read_bytes()} if name else {}
 
@@ -133,7 +137,7 @@ def make_bundle(
             "hierarchy": config.bundle.hierarchy,
         },
         detector={**base.manifest.detector, "file": DETECTOR_FILE},
-        others=_int8_of(base.manifest),
+        others=_int8_of(config.bundle.detector),
         classifier={
             "kind": "dense" if config.bundle.dense else "patch",
             "file": CLASSIFIER_FILE,

@@ -22,7 +22,7 @@ from lymphinfer.orion.gates import Gates, SlideGates
 from lymphinfer.orion.gates_file import write_gates
 from lymphinfer.panel import TCELL_PANEL
 from lymphinfer.paper.figure4 import draw_figure
-from lymphinfer.training.config import DataConfig, RetrainConfig
+from lymphinfer.training.config import DataConfig, ModelConfig, RetrainConfig
 from lymphinfer.training.inputs import make_stores, open_inputs, open_split
 from lymphinfer.training.scorer import trained_scorer
 from recipes.he.crc01 import MPP, TiledSlide, read_slide
@@ -36,6 +36,7 @@ COLUMNS = (1, 2, 4)
 """For training, for validation, and the held-out one that is drawn; a cohort needs all three."""
 SAMPLED = 2000
 QUALITY = 82
+SMALL_PATCHES = "resnet10t"
 
 
 def crc01_gates() -> SlideGates:
@@ -62,7 +63,10 @@ def figure_4(slide: TiledSlide, run: Path, path: Path, work: Path) -> None:
     write_cohort(slide.folder, work / "cohort", COLUMNS)
     write_gates(work / "gates.toml", Gates({column_name(c): crc01_gates() for c in COLUMNS}))
     splits = str(work / "cohort" / "splits.toml")
-    config = RetrainConfig(data=DataConfig(PATCH_PX, MPP, SAMPLED, splits))
+    # Nothing is trained: a backbone that takes such patches as they are.
+    config = RetrainConfig(
+        data=DataConfig(PATCH_PX, MPP, SAMPLED, splits), model=ModelConfig(backbone=SMALL_PATCHES)
+    )
     inputs = open_inputs(work / "cohort", work / "gates.toml", config, detector=False)
     test = open_split(make_stores(inputs, config.data, work / "stores"), "test")
     predictions = scorer.predict(test)

@@ -74,12 +74,14 @@ def test_other_tiles_and_workers_see_the_same_nuclei(reference, piece, tmp_path,
     other_ids, _, b = nuclei(other.file)
     with open_slide(piece) as slide:
         tissue = tissue_mask(slide)
+    # What bytes round up or down hangs on the least difference, as at a tile's edge.
+    same = 0.93 if other.summary["arguments"]["precision"] == "int8" else 0.995
     for one, two in ((a, b), (b, a)):
         # Where there is no tissue, which tiles are looked at depends on their size.
         x, y = (two / MPP).T
         two = two[tissue.fraction_in(x, y, 0.01, 0.01) > 0]
         assert len(two) > 1000
         distance, _ = cKDTree(one).query(two)
-        assert (distance < 1.0).mean() >= 0.995
+        assert (distance < 1.0).mean() >= same
     if "workers" in changes:
         assert ids == other_ids
