@@ -99,6 +99,7 @@ def test_a_device_without_memory_gets_smaller_pieces_and_the_same_nuclei(patch_b
     )
 
 
+@pytest.mark.slow
 def test_a_wrong_worker_setup_ends_clearly(disc_bundle, tmp_path):
     slides = write_slides(tmp_path / "in", 1, side=300)
     with pytest.raises(Exception, match="cannot be started"):

@@ -44,6 +44,7 @@ def test_the_whole_batch_is_done(case, tmp_path):
     assert orjson.loads((tmp_path / "batch.json").read_bytes())["done"] == 3
 
 
+@pytest.mark.slow
 def test_slide_out_and_annotations_may_all_have_such_names(case, tmp_path):
     roi = tmp_path / f"{ODD}.geojson"
     ring = [[0, 0], [600, 0], [600, 500], [0, 500], [0, 0]]

@@ -63,6 +63,7 @@ def test_both_forms_show_the_paper_s_numbers():
     assert rows[7]["auroc"] == rows[7]["paper_auroc"] == ""
 
 
+@pytest.mark.slow
 def test_a_table_is_run_resumed_and_written(case, tmp_path, monkeypatch):
     options = {"backbones": ["test_resnet"], "keys": ["mtl"], "device": "cpu", "progress": False}
     given = case.cohort, case.gates, case.config

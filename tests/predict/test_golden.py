@@ -85,6 +85,7 @@ def compare(found: dict[str, Any], name: str) -> None:
             assert found["markers"][marker][key] == pytest.approx(value, rel=0.03, abs=2), REMEDY
 
 
+@pytest.mark.slow
 def test_a_simulated_slide_has_the_golden_result(tmp_path):
     compare(simulated(tmp_path), "simulated")
 

@@ -59,7 +59,7 @@ def test_posteriors_are_calibrated(rich: Cells) -> None:
             assert abs(truth[chosen].sum() - expected) < 4 * deviation + 1
 
 
-@pytest.mark.parametrize("imbalance", ["rich", "paper"])
+@pytest.mark.parametrize("imbalance", [pytest.param("rich", marks=pytest.mark.slow), "paper"])
 def test_best_auroc_falls_along_the_hierarchy_and_is_below_one(imbalance: str) -> None:
     cells = [_many_cells(imbalance, seed) for seed in range(2)]
     truth = np.concatenate([c.markers for c in cells])

@@ -51,7 +51,7 @@ def run(*arguments):
     return result.output
 
 
-@pytest.mark.parametrize("arch", ["hovernet", "stardist"])
+@pytest.mark.parametrize("arch", [pytest.param("hovernet", marks=pytest.mark.slow), "stardist"])
 def test_annotations_become_a_bundle(arch, annotated, patch_bundle, tmp_path):
     if arch == "hovernet":
         pytest.importorskip("tiatoolbox", reason=REASON)
@@ -155,6 +155,7 @@ def test_a_state_that_does_not_say_what_it_was_begun_with_is_refused(begun):
         StarDistTrainer(config, folder, workers=0)
 
 
+@pytest.mark.slow
 def test_train_detector_names_what_differs_and_what_to_do(annotated, patch_bundle, tmp_path):
     out = tmp_path / "mine"
     given = [annotated, "--out", out, "--batch", 1, "--markers-from", patch_bundle,

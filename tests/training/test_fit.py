@@ -75,7 +75,9 @@ def test_it_learns(reference):
 
 
 # Before the first checkpoint, within an epoch, at its end, and in the last.
-@pytest.mark.parametrize("step", [1, 5, 7, 19])
+@pytest.mark.parametrize(
+    "step", [1, 5, *(pytest.param(n, marks=pytest.mark.slow) for n in (7, 19))]
+)
 def test_a_killed_run_ends_with_the_same_curve_and_weights(
     sets, reference, tmp_path, monkeypatch, step
 ):
@@ -185,6 +187,7 @@ def test_a_loss_that_explodes_is_told(sets, tmp_path):
         train(sets, tmp_path, learning_rate=1e30)
 
 
+@pytest.mark.slow
 def test_independent_weighted_half_precision_cosine_all_run(sets, tmp_path):
     config = tiny_config(weighted=True, schedule="cosine", precision="bf16", epochs=1)
     config = replace_section(config, model={"independent": True})

@@ -102,6 +102,7 @@ STAGES = [
 ]
 
 
+@pytest.mark.slow
 def test_a_kill_in_each_stage_ends_in_the_same_bundle(case, trained, tmp_path, monkeypatch):
     out = tmp_path / "mine"
     for where, name, after in STAGES:
