@@ -11,9 +11,9 @@ INTRO = """## In bytes
 
 On CPUs that are much faster in them `predict` computes the detector in bytes (int8): its weights
 are rounded to seven bits, its maps to 256 steps up to tops found by NNCF on 24 training tiles of
-several laboratories (`recipes/he/int8.py`). What is read off its maps last, and every other
-network, stays in float32, and so does all of it with `--precision fp32`. The same measurements in
-both:
+several laboratories (`recipes/he/int8.py`). Its stem, what is read off its maps last, and every
+other network stay in float32, and so does all of it with `--precision fp32`. The same measurements
+in both:
 
 | measure | float32 | int8 | difference |
 | --- | --- | --- | --- |
