@@ -31,7 +31,7 @@ def half_type(device: torch.device | str, precision: str = "auto") -> torch.dtyp
 def torch_type(precision: str) -> torch.dtype | None:
     """Half type of an `Engine.precision`, None for full precision."""
     known: dict[str, torch.dtype | None] = {
-        "fp32": None, "bfloat16": torch.bfloat16, "float16": torch.float16
+        "fp32": None, "int8": None, "bfloat16": torch.bfloat16, "float16": torch.float16
     }  # fmt: skip
     return known[precision]
 

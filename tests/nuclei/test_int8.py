@@ -18,6 +18,7 @@ from lymphinfer.batch.single import predict_slide
 from lymphinfer.bundles.loading import load_bundle
 from lymphinfer.bundles.registry import find_bundle
 from lymphinfer.bundles.schema import MANIFEST
+from lymphinfer.compute import torch_type
 from lymphinfer.downloading import sha256_of
 from lymphinfer.engine import Engine, choose_engine
 from lymphinfer.errors import BundleError, LymphinferError
@@ -92,6 +93,10 @@ def test_a_bundle_that_does_not_say_how_is_computed_in_numbers_and_refuses_bytes
     assert load_bundle("he-v1-fast", engine=willing, trainable=False).engine.precision == "int8"
     # To be trained further: in numbers.
     assert load_bundle("he-v1-fast", engine=willing).engine.precision == "fp32"
+
+
+def test_what_has_no_graph_is_computed_in_float32_beside_bytes():
+    assert torch_type(INT8.precision) is None
 
 
 def test_bytes_are_refused_where_nothing_computes_them():
