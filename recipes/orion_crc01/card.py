@@ -26,7 +26,7 @@ _LIMITS = """\
 - Nuclei in training and in every number here are the cell table's; on a slide they are the
   detector's, which misses some and invents some.
 - Intervals resample tiles of 1.3 mm of one slide: far too narrow for other patients.
-- A minute of training on a shared GPU, from random weights: not the best that the form can do."""
+- A short training from random weights: not the best that the form can do."""
 
 
 def card(
@@ -89,7 +89,7 @@ def card(
         f"({row['patch_um']:.0f} µm), enlarged to {INPUT_PX} px in the network; turned, mirrored, "
         "two in three with another stain. BCE weighted by the inverse positive ratio, AdamW, "
         f"{fit['patches']:,} patches of {row['batch']} a step in {fit['seconds']:.0f} s on a "
-        f"shared {row['device']}.",
+        f"{row['device']}.",
         f"Calibrated by Platt scaling on columns {val}, at their real frequencies.",
         "## Detector",
         f"None of its own: nuclei are found by the detector of `{manifest.detector['bundle']}`; "
