@@ -1,8 +1,8 @@
 """What a CPU computes faster in, bfloat16 or bytes: measured once a machine, and kept.
 
 CPUs that have instructions for bfloat16 are not all faster with them: Intel's without AMX are half
-again as slow as in float32, AMD's take 0.6 of the time (`benchmarks/README.md`). In bytes most take
-half of float32's time or less. So all are tried on layers like the detector's, and the answer is
+again as slow as in float32, AMD's take 0.6 of the time (`benchmarks/README.md`). In bytes an AMD
+with AVX2 alone takes 0.6 of float32's time; others were not at hand. So all are tried on layers like the detector's, and the answer is
 kept in the user's cache folder. All processes of a batch have to give one answer: where it cannot
 be kept, a rule decides.
 """
@@ -83,7 +83,7 @@ def by_rule() -> bool:
 
 
 def int8_by_rule() -> bool:
-    """What was found on the CPUs at hand: faster on every one of x86."""
+    """Faster on the one x86 CPU at hand, the oldest kind; OpenVINO has no such kernels for all."""
     return platform.machine().lower() in ("x86_64", "amd64")
 
 
