@@ -2,9 +2,9 @@
 
 CPUs that have instructions for bfloat16 are not all faster with them: Intel's without AMX are half
 again as slow as in float32, AMD's take 0.6 of the time (`benchmarks/README.md`). In bytes an AMD
-with AVX2 alone takes 0.6 of float32's time; others were not at hand. So all are tried on layers like the detector's, and the answer is
-kept in the user's cache folder. All processes of a batch have to give one answer: where it cannot
-be kept, a rule decides.
+with AVX2 alone takes 0.6 of float32's time; others were not at hand. So all are tried on layers
+like the detector's, and the answer is kept in the user's cache folder. All processes of a batch
+have to give one answer: where it cannot be kept, a rule decides.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def by_rule() -> bool:
 
 
 def int8_by_rule() -> bool:
-    """Faster on the one x86 CPU at hand, the oldest kind; OpenVINO has no such kernels for all."""
+    """Faster on the one CPU at hand, an x86; elsewhere OpenVINO may have no kernels for it."""
     return platform.machine().lower() in ("x86_64", "amd64")
 
 
