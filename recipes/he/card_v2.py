@@ -1,8 +1,9 @@
 r"""Write he-v2's card from what was measured.
 
 python benchmarks/orion.py --slide DIR/orion-crc01 --columns 4,8,16 --tiles DIR/orion-c01-tiles \
-    --bundle weights/he-v2 --json weights/he-v2/orion.json
-python benchmarks/quality.py --data DIR --bundle weights/he-v2 --json weights/he-v2/quality.json
+    --bundle weights/he-v2 --precision fp32 --json weights/he-v2/orion.json
+python benchmarks/quality.py --data DIR --bundle weights/he-v2 --precision fp32 \
+    --json weights/he-v2/quality.json
 python -m recipes.he.card_v2 [--weights weights]
 
 ``validation.json`` is the recipe's own (`recipes.he.bundle`).
@@ -104,7 +105,7 @@ $training
 ## Metrics
 
 By `python benchmarks/orion.py --slide DIR/orion-crc01 --columns 4,8,16 --tiles DIR/orion-c01-tiles --bundle he-v2`
-and `python benchmarks/quality.py --data DIR --bundle he-v2`, $machine.
+and `python benchmarks/quality.py --data DIR --bundle he-v2`, both with `--precision fp32`, $machine.
 
 Far scale alone, $far_nuclei nuclei of columns 4, 8, 16:
 
@@ -143,6 +144,7 @@ $calls
 
 ```sh
 bash recipes/he/markers.sh DIR RUN weights
+python -m recipes.he.int8 --data DIR --bundle weights/he-v2
 ```
 """
 )

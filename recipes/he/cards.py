@@ -197,6 +197,7 @@ python -m recipes.he.detector head       --data DIR --out RUN/detector --initial
 python -m recipes.he.detector classifier --data DIR --out RUN/classifier --detector RUN/detector \\
     --teacher RUN/0.4.0 RUN/0.5.0
 python -m recipes.he.detector bundle     --data DIR --out RUN --weights weights
+python -m recipes.he.int8 --data DIR --bundle weights/he-v1-fast
 ```
 """
 )

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 QUALITY, ORION = "quality-int8.json", "orion-int8.json"
+FLOAT32 = "quality-fp32.json"
+"""Where ``quality.json`` was measured in another number type."""
 INTRO = """## In bytes
 
 On CPUs that are much faster in them `predict` computes the detector in bytes (int8): its weights
@@ -53,12 +55,21 @@ def in_bytes(folder: Path) -> str:
     Parameters
     ----------
     folder : Path
-        A bundle's, with ``quality.json`` and ``quality-int8.json``, and of a bundle that was
-        measured on ORION's tiles ``orion.json`` and ``orion-int8.json``.
+        A bundle's, with ``quality-int8.json`` and ``quality-fp32.json`` or ``quality.json``, and of
+        a bundle that was measured on ORION's tiles ``orion.json`` and ``orion-int8.json``.
+
+    Raises
+    ------
+    SystemExit
+        What stands for float32 was measured in something else.
     """
     if not (folder / QUALITY).exists():
         return ""
-    plain, small = (json.loads((folder / n).read_text("utf-8")) for n in ("quality.json", QUALITY))
+    name = FLOAT32 if (folder / FLOAT32).exists() else "quality.json"
+    plain, small = (json.loads((folder / n).read_text("utf-8")) for n in (name, QUALITY))
+    for file, result, wanted in ((name, plain, "fp32"), (QUALITY, small, "int8")):
+        if (found := result["measured_on"]["precision"]) != wanted:
+            raise SystemExit(f"{folder / file}: measured in {found}, not in {wanted}")
     rows = []
     for title, keys in ROWS:
         one, other = value_at(plain, keys), value_at(small, keys)

@@ -58,17 +58,18 @@ def with_student(source: Path, folder: Path, net: StarDistNet, decoding: dict[st
     table = tomllib.loads((source / "bundle.toml").read_text("utf-8"))
     folder.mkdir(parents=True, exist_ok=True)
     old = table["detector"]["file"]
+    # How the teacher is computed in bytes says nothing of its student.
+    for name in (old, table["detector"].get("int8")):
+        table["files"].pop(name, None)
     for name in table["files"]:
-        if name != old:
-            shutil.copyfile(source / name, folder / name)
+        shutil.copyfile(source / name, folder / name)
     state = {k: v.half().contiguous() for k, v in net.state_dict().items()}
     (folder / FILE).write_bytes(save(state))
     # A head that reads no features near needs none of them.
     near = table["classifier"].get("near")
     network = replace(net.config, marker_features=near is not None).to_dict()
     table["name"] = folder.name
-    table["files"] = {n: sha256_of(folder / n) for n in (FILE, *table["files"]) if n != old}
-    table["files"][FILE] = sha256_of(folder / FILE)
+    table["files"] = {n: sha256_of(folder / n) for n in (FILE, *table["files"])}
     table["detector"] = {"kind": "stardist", "file": FILE, "mpp": MPP, **decoding}
     table["detector"]["network"] = network
     if near is not None:
