@@ -1,7 +1,7 @@
 """What a bundle's networks cost: GFLOP/mm² counted, and s/mm² of the detector's network alone.
 
-python benchmarks/network_cost.py [--bundle he-v2 he-v1-fast ...] [--tile-px 1024] [--repeats 3]
-    [--rounds 2]
+python benchmarks/network_cost.py [--bundle he-v2] [--others he-v1-fast ...] [--tile-px 1024]
+    [--repeats 3] [--rounds 2] [--precision int8]
 
 Two FLOP a multiplication of a convolution, biases and activations left out, of the tile alone: the
 margins that tiles are read with come on top. The bundles take turns, so that a machine that slows
@@ -46,6 +46,18 @@ def gflop_per_mm2(net: nn.Module, side_px: int, mpp: float) -> float:
     return total / 1e9 / (side_px * mpp / 1000) ** 2
 
 
+def graph_gflop_per_mm2(model: Any, side_px: int, mpp: float) -> float:
+    """Of a graph of OpenVINO: what a bundle computes in bytes has another count."""
+    model = model.clone()
+    model.reshape([1, side_px, side_px, 3])
+    total = 0
+    for node in model.get_ordered_ops():
+        if node.get_type_name() == "Convolution":
+            taps = int(np.prod(list(node.input(1).get_shape())[1:]))
+            total += 2 * taps * int(np.prod(list(node.output(0).get_shape())))
+    return total / 1e9 / (side_px * mpp / 1000) ** 2
+
+
 def detector_of(bundle: Bundle) -> StarDistDetector:
     """Of a bundle whose detector is a StarDist on the CPU."""
     found = bundle.own_detector
@@ -80,7 +92,7 @@ def main() -> None:
     bundles = []
     for name in (arguments.bundle, *arguments.others):
         found = argparse.Namespace(**vars(arguments) | {"bundle": name})
-        bundles.append(open_bundle(found, trainable=True))
+        bundles.append(open_bundle(found, trainable=arguments.precision != "int8"))
     best = [float("inf")] * len(bundles)
     side = arguments.tile_px
     for _ in range(arguments.rounds):
@@ -94,16 +106,23 @@ def main() -> None:
     for bundle, took in zip(bundles, best, strict=True):
         detector = detector_of(bundle)
         mpp = bundle.manifest.mpp * detector.scale**-1
-        cost = gflop_per_mm2(detector.net, side, mpp)
+        graph = getattr(detector.engine, "run", None)
+        if detector.net is None and graph is not None:
+            cost, parameters = graph_gflop_per_mm2(graph.model, side, mpp), ""
+        else:
+            cost = gflop_per_mm2(detector.net, side, mpp)
+            parameters = f"{sum(p.numel() for p in detector.net.parameters()):,}"
         per_mm2 = took / (side * mpp / 1000) ** 2
         far = bundle.markers.far
         table.add_row(
             Path(bundle.manifest.folder).name,
-            f"{sum(p.numel() for p in detector.net.parameters()):,}",
+            parameters,
             f"{cost:,.0f}",
             f"{per_mm2:.2f}",
             f"{cost / per_mm2:.0f}",
-            f"{gflop_per_mm2(far.engine.net, 512, far.mpp):.0f}" if far is not None else "",
+            ""
+            if far is None or far.engine.net is None
+            else f"{gflop_per_mm2(far.engine.net, 512, far.mpp):.0f}",
         )
     Console(width=110).print(table)
 

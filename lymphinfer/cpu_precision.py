@@ -28,6 +28,9 @@ WORTH = 0.9
 """Share of float32's time from which on bfloat16 is taken: its numbers are less exact."""
 INT8_WORTH = 0.8
 """Share of the faster of the others' time from which on bytes are taken."""
+LEAN = 0.5
+"""Share of its arithmetic that the shipped detector takes in bytes: a leaner network is computed
+(`benchmarks/network_cost.py`)."""
 ROUNDS, SIDE_PX = 3, 160
 MEASURED = ("fp32", "bfloat16", "int8")
 
@@ -64,7 +67,7 @@ def prefers_int8(measure: Callable[[], Seconds] | None = None) -> bool:
     known = _known(cache_file(), measure or measured)
     if known is None:
         return int8_by_rule()
-    return known["int8"] < INT8_WORTH * min(known["fp32"], known["bfloat16"])
+    return LEAN * known["int8"] < INT8_WORTH * min(known["fp32"], known["bfloat16"])
 
 
 def has_bf16() -> bool:

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+SEVEN_BITS = 63
+"""Steps of a weight to either side: with all eight bits sums overflow on older CPUs."""
 MAP = ":map"
 """What the name of a map without negative values ends with, behind that of what computes it."""
 
@@ -28,7 +30,8 @@ class Layers:
     int8 : mapping of str to ndarray, optional
         What is computed in bytes: ``NAME.top``, the largest value that a map keeps; ``NAME.scale``
         of a convolution, the steps of its weights, one for each filter; and weights in the place of
-        those of the same name.
+        those of the same name. With ``NAME.inner.weight`` a convolution is computed by two: that
+        one of few filters, and one of a single pixel behind it.
     """
 
     def __init__(
@@ -59,15 +62,30 @@ class Layers:
         ValueError
             It is missing, or of another shape.
         """
-        if name not in self.weights:
+        source = self.int8 if name in self.int8 else self.weights
+        if name not in source:
             raise ValueError(f"{name} is missing")
-        found = np.asarray(self.weights[name], np.float32)
-        if name in self.int8:
-            found = self._int8(name, found.shape)
+        found = np.asarray(source[name], np.float32)
         if shape is not None and found.shape != shape:
             raise ValueError(f"{name} is {found.shape}, not {shape}")
+        if source is self.int8:
+            self._int8(name, found.shape)
         self.taken.add(name)
         return found
+
+    def width_of(self, name: str) -> int:
+        """Filters of a convolution, by its weights.
+
+        Raises
+        ------
+        ValueError
+            It has none.
+        """
+        return len(self.take(f"{name}.weight"))
+
+    def is_narrow(self, name: str) -> bool:
+        """Whether a part of the network is computed through few channels, see `int8`."""
+        return f"{name}.out.weight" in self.int8
 
     def check_all_taken(self) -> None:
         """See that the files hold nothing that the graph does not.
@@ -93,15 +111,50 @@ class Layers:
         relu: bool = False,
     ) -> Any:
         """Convolution padded to keep the size, with its bias and ReLU."""
-        shape = c_out, channels(x), kernel, kernel
-        pad = [kernel // 2] * 2
-        weight = self.take(f"{name}.weight", shape)
-        if f"{name}.scale" in self.int8:
-            weight = self._bytes(weight, self._int8(f"{name}.scale", (c_out,)))
-        y = self.ops.convolution(x, weight, [stride] * 2, pad, pad, [1, 1], name=name)
+        if f"{name}.inner.weight" in self.int8:
+            few = self.width_of(f"{name}.inner")
+            x = self.conv(x, f"{name}.inner", few, kernel=kernel, stride=stride, relu=True)
+            kernel, stride = 1, 1
+        weight = self._weight(name, (c_out, channels(x), kernel, kernel))
+        y = self._convolution(x, weight, name, kernel, stride)
         if bias:
             y = self.ops.add(y, self.take(f"{name}.bias", (c_out,)).reshape(1, -1, 1, 1))
         return self.rounded(self.ops.relu(y), name) if relu else y
+
+    def side_by_side(self, x: Any, widths: Mapping[str, int], exact: str) -> Any:
+        """Convolutions of one pixel that read the same map, by names and filters, as one layer.
+
+        In bytes the one called `exact` comes twice: what its weights are rounded to, and behind
+        that, in finer steps, what rounding took off; the sum is to be used.
+        """
+        weights, scales, biases = [], [], []
+        for name, width in widths.items():
+            weight = self.take(f"{name}.weight", (width, channels(x), 1, 1))
+            bias = self.take(f"{name}.bias", (width,))
+            if f"{name}.scale" in self.int8:
+                scales.append(self._int8(f"{name}.scale", (width,)))
+                if name == exact:
+                    rest = weight - self._steps(weight, scales[-1]) * _by_filter(scales[-1])
+                    scales.append(np.abs(rest).max(axis=(1, 2, 3)).clip(1e-12) / SEVEN_BITS)
+                    weight = np.concatenate([weight, rest])
+                    bias = np.concatenate([bias, np.zeros_like(bias)])
+            weights.append(weight)
+            biases.append(bias)
+        joined: Any = np.concatenate(weights)
+        if scales:
+            joined = self._bytes(joined, np.concatenate(scales))
+        y = self._convolution(x, joined, exact, 1, 1)
+        return self.ops.add(y, np.concatenate(biases).reshape(1, -1, 1, 1))
+
+    def _weight(self, name: str, shape: tuple[int, ...]) -> Any:
+        weight = self.take(f"{name}.weight", shape)
+        if f"{name}.scale" not in self.int8:
+            return weight
+        return self._bytes(weight, self._int8(f"{name}.scale", shape[:1]))
+
+    def _convolution(self, x: Any, weight: Any, name: str, kernel: int, stride: int) -> Any:
+        pad = [kernel // 2] * 2
+        return self.ops.convolution(x, weight, [stride] * 2, pad, pad, [1, 1], name=name)
 
     def rounded(self, x: Any, name: str) -> Any:
         """A map without negative values, in 256 steps up to its top where it has one."""
@@ -112,9 +165,13 @@ class Layers:
         return self.ops.fake_quantize(x, np.float32(0), top, np.float32(0), top, 256)
 
     def _bytes(self, weight: NDArray[np.float32], scale: NDArray[np.float32]) -> Any:
-        steps = scale.reshape(-1, 1, 1, 1)
-        whole = np.clip(np.rint(weight / steps), -127, 127).astype(np.int8)
-        return self.ops.multiply(self.ops.convert(self.ops.constant(whole), "f32"), steps)
+        whole = self.ops.convert(self.ops.constant(self._steps(weight, scale)), "f32")
+        return self.ops.multiply(whole, _by_filter(scale))
+
+    @staticmethod
+    def _steps(weight: NDArray[np.float32], scale: NDArray[np.float32]) -> NDArray[np.int8]:
+        whole: NDArray[np.float32] = np.rint(weight / _by_filter(scale))
+        return whole.clip(-127, 127).astype(np.int8)
 
     def _int8(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
         self.rounded_by.add(name)
@@ -130,8 +187,11 @@ class Layers:
         return self.conv(x, f"{name}.conv", c_out, kernel=kernel, stride=stride, relu=relu)
 
     def residual(self, x: Any, name: str, c_out: int, *, stride: int = 1) -> Any:
-        """`lymphinfer.nuclei.stardist.blocks.ResidualBlock` without batch normalisation."""
-        y = self.block(x, f"{name}.first", c_out, stride=stride)
+        """`lymphinfer.nuclei.stardist.blocks.ResidualBlock` without batch normalisation.
+
+        Between its two convolutions it may have fewer channels, as its weights say.
+        """
+        y = self.block(x, f"{name}.first", self.width_of(f"{name}.first.conv"), stride=stride)
         y = self.block(y, f"{name}.second", c_out, relu=False)
         if stride > 1 or channels(x) != c_out:
             x = self.block(x, f"{name}.shortcut", c_out, kernel=1, stride=stride, relu=False)
@@ -165,6 +225,10 @@ class Layers:
         """Two by two pixels out of each, from four times the channels (torch's pixel_shuffle)."""
         return self.ops.depth_to_space(x, "depth_first", 2)
 
+    def channels_last(self, x: Any) -> Any:
+        """(B, C, H, W) as (B, H, W, C), in which order they are computed: it costs nothing."""
+        return self.ops.transpose(x, np.array([0, 2, 3, 1]))
+
     def joined(self, *maps: Any) -> Any:
         """Maps behind each other, by channels."""
         return self.ops.concat(list(maps), 1)
@@ -181,6 +245,10 @@ class Layers:
 
         self.check_all_taken()
         return openvino.Model([self.ops.result(y) for y in outputs], [given], "network")
+
+
+def _by_filter(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    return values.reshape(-1, 1, 1, 1)
 
 
 def channels(x: Any) -> int:

@@ -36,8 +36,7 @@ class GraphPatches:
 
     def __init__(self, config: ClassifierConfig, model: Any, precision: str, net: Any = None):
         self.config, self.net = config, net
-        side = config.patch_px
-        self.run = CpuGraph(model, precision, batch=BATCH, size=(side, side))
+        self.run = CpuGraph(model, precision, batch=BATCH)
 
     def logits(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See `PatchReader.logits`."""

@@ -1,6 +1,6 @@
 r"""Let a bundle's detector compute in bytes: what is rounded how, by NNCF on real tiles.
 
-python -m recipes.he.int8 --data DIR --bundle weights/he-v2
+python -m recipes.he.int8 --data DIR --bundle weights/he-v2 --lean RUN/lean.safetensors
 python benchmarks/quality.py --data DIR --bundle weights/he-v2 --precision int8 --quick
 
 Needs ``nncf`` (pip install nncf), which no prediction needs: of the graph that it rounds the
@@ -28,7 +28,7 @@ from safetensors.numpy import load_file, save
 
 from lymphinfer.bundles.schema import MANIFEST
 from lymphinfer.downloading import sha256_of
-from lymphinfer.layers import MAP
+from lymphinfer.layers import MAP, SEVEN_BITS
 from lymphinfer.nuclei.datasets import read_folder
 from lymphinfer.nuclei.stardist.config import StarDistConfig
 from lymphinfer.nuclei.stardist.graph import build_graph
@@ -39,12 +39,12 @@ from recipes.he.open_sets import CONSEP_HELD_OUT, split
 
 TILE_PX = 512
 FILE = "stardist-int8.safetensors"
-FLOAT = ("stem.0.conv", "stem.1.conv",
-         "prob", "dist", "marker_context.coarse", "marker_context.around", "marker.1")  # fmt: skip
-READ_NEAR = "marker_context.near"
-"""In float32 as well where a head of two scales reads what it says: in bytes it cost .005 of
-CD8a's AUROC on ORION's tiles."""
+FLOAT = ("stem.0.conv", *(f"marker_context.{n}" for n in ("outlines", "coarse", "around", "out")),
+         "marker.1")  # fmt: skip
 LAST = ("prob", "marker.1")
+"""Layers whose outputs are what a network says; the first has the distances behind it."""
+OWN = ("marker_context.", "marker.1.")
+OWN_OF_FAST = {"context": "marker_context", "last": "marker.1"}
 CUT_OFF = 1e-4
 
 
@@ -99,9 +99,12 @@ def numbers_of(rounded: Any) -> dict[str, NDArray[np.float32]]:
 
 
 def rounded_numbers(
-    config: StarDistConfig, weights: dict[str, NDArray[Any]], tiles: list[NDArray[np.uint8]]
+    config: StarDistConfig,
+    weights: dict[str, NDArray[Any]],
+    lean: dict[str, NDArray[np.float32]],
+    tiles: list[NDArray[np.uint8]],
 ) -> dict[str, NDArray[np.float32]]:
-    """What a detector's graph is rounded with."""
+    """The weights of a detector's lean copy, and what its graph is rounded with."""
     import nncf
     from nncf.quantization.advanced_parameters import (
         AdvancedQuantizationParameters,
@@ -125,18 +128,21 @@ def rounded_numbers(
             quantile_outlier_prob=CUT_OFF,
         ),
     )
-    kept = [*FLOAT, READ_NEAR] if config.marker_features else list(FLOAT)
     rounded = nncf.quantize(
-        build_graph(config, weights),
+        build_graph(config, weights, lean),
         nncf.Dataset(tiles),
         subset_size=len(tiles),
         preset=nncf.QuantizationPreset.MIXED,
-        ignored_scope=nncf.IgnoredScope(names=kept, validate=False),
+        ignored_scope=nncf.IgnoredScope(names=list(FLOAT), validate=False),
         advanced_parameters=AdvancedQuantizationParameters(
             overflow_fix=OverflowFix.ENABLE, activations_range_estimator_params=ranges
         ),
     )
-    return numbers_of(rounded)
+    found = numbers_of(rounded)
+    for kind in ("scale", "bias"):
+        if (both := found.get(f"prob.{kind}")) is not None:
+            found[f"prob.{kind}"], found[f"dist.{kind}"] = both[:1], both[1:]
+    return lean | found
 
 
 def seen_by(model: Any, tiles: list[NDArray[np.uint8]]) -> list[dict[str, NDArray[np.float32]]]:
@@ -166,26 +172,42 @@ def fitted(
     plain: list[dict[str, NDArray[np.float32]]],
     small: list[dict[str, NDArray[np.float32]]],
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Weights and bias of one of `LAST` that say on rounded maps what it says on the others.
+    """Weights and bias of a last layer that say on rounded maps what it says on the others.
 
     Where nothing hangs on it, outside nuclei and where a probability is certain, an error counts
     little; the weights are held to what they are.
+
+    Parameters
+    ----------
+    name : str
+        ``prob``, ``dist`` or ``marker.1``.
+    weight : ndarray of float32, (c_out, c_in, 1, 1)
+        As they are.
+    plain, small : list of dict
+        Of `seen_by`, the shipped network's and the rounded one's.
     """
+    source = "marker.1" if name == "marker.1" else "prob"
+    rows = {"prob": slice(0, 1), "dist": slice(1, None), "marker.1": slice(None)}[name]
     gram, right = 0.0, 0.0
     old = weight[:, :, 0, 0].astype(np.float64)
     for one, other in zip(plain, small, strict=True):
         logit = one["prob out"][0, 0]
         p = 1 / (1 + np.exp(-logit.astype(np.float64)))
-        share = 0.02 + 4 * p * (1 - p) if name == "prob" else 0.002 + p
-        said = one[f"{name} out"][0].astype(np.float64)
+        share = {
+            "prob": 0.02 + 4 * p * (1 - p),
+            "dist": 0.002 + p + 0.15 * (p > 0.1),
+            "marker.1": 0.002 + p,
+        }[name]
+        said = one[f"{source} out"][0, rows].astype(np.float64)
         step = share.shape[0] // said.shape[1]
         share = share[::step, ::step].reshape(-1, 1)
-        x = other[f"{name} in"][0].reshape(weight.shape[1], -1).T.astype(np.float64)
+        x = other[f"{source} in"][0].reshape(weight.shape[1], -1).T.astype(np.float64)
         x = np.column_stack([x, np.ones(len(x))])
         gram = gram + x.T @ (share * x)
         right = right + x.T @ (share * said.reshape(len(said), -1).T)
     before = np.vstack([old.T, np.zeros(len(old))])
-    held = 1e-3 * np.diag(np.diag(gram))
+    # Some filters never say anything.
+    held = 1e-3 * np.diag(np.diag(gram) + 1e-6 * np.diag(gram).mean())
     held[-1, -1] = 0
     found = np.linalg.solve(gram + held, right + held @ before)
     return (
@@ -203,10 +225,35 @@ def with_last_layers(
     plain = seen_by(build_graph(config, weights), tiles)
     small = seen_by(build_graph(config, weights, found), tiles)
     result = dict(found)
-    for name in LAST:
-        parts = fitted(name, weights[f"{name}.weight"], plain, small)
+    for name in ("prob", "dist", "marker.1"):
+        parts = fitted(name, found[f"{name}.weight"], plain, small)
         result[f"{name}.weight"], result[f"{name}.bias"] = parts
+        if f"{name}.scale" in found:
+            result[f"{name}.scale"] = steps_of(parts[0])
     return result
+
+
+def steps_of(weight: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Steps of a layer's weights, one for each filter, that use all of `SEVEN_BITS`."""
+    return np.asarray(np.abs(weight).max(axis=(1, 2, 3)) / SEVEN_BITS, np.float32)
+
+
+def lean_weights(file: Path, bundle: str) -> dict[str, NDArray[np.float32]]:
+    """Of a lean copy (`recipes.he.lean_train`), by the names of a bundle's graph, in halves."""
+    found = {}
+    for name, values in load_file(file).items():
+        room, _, rest = name.partition(".")
+        if room == "net" and not (bundle == "he-v1-fast" and rest.startswith(OWN)):
+            found[rest] = values
+        elif room in OWN_OF_FAST and bundle == "he-v1-fast":
+            found[f"{OWN_OF_FAST[room]}.{rest}"] = values
+    return {name: values.astype(np.float16).astype(np.float32) for name, values in found.items()}
+
+
+def halved(name: str) -> type[np.floating]:
+    """Type in which an array is stored: weights in halves, before they are rounded to steps."""
+    exact = not name.endswith(".weight") or name.removesuffix(".weight") in LAST
+    return np.float32 if exact else np.float16
 
 
 def main() -> None:
@@ -214,6 +261,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--bundle", type=Path, required=True)
+    parser.add_argument("--lean", type=Path, required=True, help="of recipes.he.lean_train")
     arguments = parser.parse_args()
     folder: Path = arguments.bundle
     table = tomllib.loads((folder / MANIFEST).read_text("utf-8"))
@@ -221,8 +269,10 @@ def main() -> None:
     weights = load_file(folder / detector["file"])
     tiles = tiles_of(arguments.data, float(detector["mpp"]))
     config = StarDistConfig(**detector["network"])
-    found = with_last_layers(config, weights, rounded_numbers(config, weights, tiles), tiles)
-    (folder / FILE).write_bytes(save({k: np.ascontiguousarray(v) for k, v in found.items()}))
+    lean = lean_weights(arguments.lean, table["name"])
+    found = with_last_layers(config, weights, rounded_numbers(config, weights, lean, tiles), tiles)
+    stored = {k: np.ascontiguousarray(v, halved(k)) for k, v in found.items()}
+    (folder / FILE).write_bytes(save(stored))
     table["files"][FILE] = sha256_of(folder / FILE)
     detector["int8"] = FILE
     # Numbers before tables: TOML's order.

@@ -54,6 +54,10 @@ class DenseNet(Protocol):
     def net(self) -> Any:
         """The network in torch, where it is loaded; None otherwise."""
 
+    @property
+    def in_bytes(self) -> bool:
+        """Whether its maps are rounded to bytes."""
+
     def predict(self, images: NDArray[np.uint8]) -> list[DensePrediction]:
         """Predict images of one size.
 

@@ -20,6 +20,8 @@ from lymphinfer.nuclei.stardist.dense import DenseNet, DensePrediction
 # outline by 0.01 px. Of a compact network all that it sees is read.
 CONTEXT_PX = {"unet": 112, "resnet": 128}
 MEASURED_STRIDE, MEASURED_BLOCKS = 16, 3
+BYTES_CONTEXT_PX = 96
+"""In bytes what lies further off moves nothing by more than rounding does anyway."""
 # Tiles with wider margins would mostly be margins.
 MAX_CONTEXT_PX = 512
 
@@ -87,6 +89,8 @@ class StarDistDetector:
     ):
         self.engine, self.config, self.refine_at = engine, engine.config, refine_at
         self.context_px = context_px(self.config)
+        if engine.in_bytes:
+            self.context_px = min(self.context_px, BYTES_CONTEXT_PX)
         self.scale = working_mpp / mpp
         self.prob_threshold, self.nms_threshold = prob_threshold, nms_threshold
 

@@ -47,7 +47,7 @@ class GraphStarDist:
         net: Any = None,
         int8: Weights | None = None,
     ):
-        self.config, self.net = config, net
+        self.config, self.net, self.in_bytes = config, net, int8 is not None
         self.run = CpuGraph(build_graph(config, weights, int8), precision)
 
     def predict(self, images: NDArray[np.uint8]) -> list[DensePrediction]:
@@ -55,9 +55,12 @@ class GraphStarDist:
         cfg = self.config
         h, w = -(-images.shape[1] // cfg.grid), -(-images.shape[2] // cfg.grid)
         maps = self.run(padded(images, cfg.stride))
-        logit, dist = maps[0][:, 0, :h, :w], maps[1][:, :, :h, :w]
-        marker = maps[2][:, :, :h, :w] if cfg.n_markers else None
-        seen = maps[3] if cfg.marker_features else None
+        outlines = maps[0][:, :h, :w]
+        # In bytes there are two to be added, see `Layers.side_by_side`.
+        logit = outlines[..., : -cfg.n_rays].sum(axis=-1)
+        dist = outlines[..., -cfg.n_rays :].transpose(0, 3, 1, 2)
+        marker = maps[1][:, :, :h, :w] if cfg.n_markers else None
+        seen = maps[2].transpose(0, 3, 1, 2) if cfg.marker_features else None
         return [
             DensePrediction(
                 expit(logit[i]),
@@ -83,9 +86,10 @@ def build_graph(config: StarDistConfig, weights: Weights, int8: Weights | None =
     Returns
     -------
     openvino.Model
-        Bytes (B, H, W, 3) in, H and W multiples of ``config.stride``; out come, (B, C, h, w) each,
-        the probability's logit, the distances and, as far as the network has them, the marker
-        logits and the marker features.
+        Bytes (B, H, W, 3) in, H and W multiples of ``config.stride``; out come the probability's
+        logit and the distances, (B, h, w, 1 + n_rays), and, as far as the network has them, the
+        marker logits, (B, n_markers, h, w), and the marker features, (B, h / 2, w / 2, C). In bytes
+        the logit comes in two parts, to be added.
 
     Raises
     ------
@@ -125,26 +129,25 @@ def _unet(net: Layers, cfg: StarDistConfig, x: Any) -> list[Any]:
     if cfg.n_markers:
         read = block(x, "features_class", cfg.n_conv_after_unet)
         marker = net.conv(read, "marker", cfg.n_markers, kernel=1)
-    return [*_outlines(net, cfg, features), marker]
+    return [_outlines(net, cfg, features), marker]
 
 
-def _outlines(net: Layers, cfg: StarDistConfig, features: Any, places: int = 1) -> list[Any]:
-    return [
-        net.conv(features, "prob", places, kernel=1),
-        net.conv(features, "dist", places * cfg.n_rays, kernel=1),
-    ]
+def _outlines(net: Layers, cfg: StarDistConfig, features: Any, places: int = 1) -> Any:
+    """Logits and distances as one layer, a pixel's numbers side by side: nothing is sorted anew."""
+    read = net.side_by_side(features, {"prob": places, "dist": places * cfg.n_rays}, "prob")
+    return net.channels_last(read if places == 1 else net.spread(read))
 
 
 def _resnet(net: Layers, cfg: StarDistConfig, x: Any) -> list[Any]:
     encoded, decoded, features, read = residual_maps(net, cfg, x)
-    outputs = _outlines(net, cfg, features)
+    outlines = _outlines(net, cfg, features)
     if not cfg.n_markers:
-        return outputs
+        return [outlines]
     if cfg.n_marker_context:
-        read = _context(net, cfg, *around(net, encoded, decoded, features, read))
+        read = _context(net, cfg, encoded, decoded, features, read)
     marker = net.conv(read, "marker.1", cfg.n_markers, kernel=1)
     marker = net.larger(marker, 2, "bilinear")
-    return [*outputs, marker, read if cfg.marker_features else None]
+    return [outlines, marker, net.channels_last(read) if cfg.marker_features else None]
 
 
 def residual_maps(
@@ -196,13 +199,48 @@ def around(
     return near, encoded[2], net.mean(net.mean(decoded[1], 4), 3, stride=1)
 
 
-def _context(net: Layers, cfg: StarDistConfig, near: Any, coarse: Any, around: Any) -> Any:
+def _context(
+    net: Layers,
+    cfg: StarDistConfig,
+    encoded: Sequence[Any],
+    decoded: Sequence[Any],
+    features: Any,
+    read: Any,
+) -> Any:
     width, name = cfg.n_marker_context, "marker_context"
+    if net.is_narrow(name):
+        return _narrow_context(net, name, width, encoded, decoded, features, read)
+    near, coarse, wide = around(net, encoded, decoded, features, read)
     total = net.conv(near, f"{name}.near", width, kernel=1)
-    for x, part, times in ((coarse, "coarse", 2), (around, "around", 4)):
+    for x, part, times in ((coarse, "coarse", 2), (wide, "around", 4)):
         seen = net.conv(x, f"{name}.{part}", width, kernel=1, bias=False)
         total = net.ops.add(total, net.larger(seen, times, "bilinear"))
     return net.ops.relu(total)
+
+
+def _narrow_context(
+    net: Layers,
+    name: str,
+    width: int,
+    encoded: Sequence[Any],
+    decoded: Sequence[Any],
+    features: Any,
+    read: Any,
+) -> Any:
+    """What `_context` says, through few channels: means are taken of those, in float32."""
+    few = net.width_of(f"{name}.near")
+
+    def part(x: Any, part: str, *, bias: bool = False) -> Any:
+        return net.conv(x, f"{name}.{part}", few, kernel=1, bias=bias)
+
+    fine = net.joined(encoded[1], decoded[1])
+    total = part(net.joined(encoded[1], decoded[1], read), "near", bias=True)
+    total = net.ops.add(total, net.mean(part(fine, "blurred"), 3, stride=1))
+    total = net.ops.add(total, part(net.mean(features, 2), "outlines"))
+    wide = net.mean(net.mean(decoded[1], 4), 3, stride=1)
+    for x, source, times in ((encoded[2], "coarse", 2), (wide, "around", 4)):
+        total = net.ops.add(total, net.larger(part(x, source), times, "bilinear"))
+    return net.ops.relu(net.conv(total, f"{name}.out", width, kernel=1))
 
 
 def _compact(net: Layers, cfg: StarDistConfig, x: Any) -> list[Any]:
@@ -223,12 +261,12 @@ def _compact(net: Layers, cfg: StarDistConfig, x: Any) -> list[Any]:
         y = net.ops.relu(net.ops.add(maps[i], net.larger(y, 2, "nearest")))
         maps[i] = net.block(y, f"up.{i}", widths[i])
     features = net.block(maps[0], "features", cfg.n_conv_after_unet)
-    outputs = [net.spread(y) for y in _outlines(net, cfg, features, places=4)]
+    outlines = _outlines(net, cfg, features, places=4)
     if not cfg.n_markers:
-        return outputs
+        return [outlines]
     read = _read(net, cfg, features, maps[1:]) if cfg.n_marker_context else features
     marker = net.larger(net.conv(read, "marker", cfg.n_markers, kernel=1), 2, "bilinear")
-    return [*outputs, marker, read if cfg.marker_features else None]
+    return [outlines, marker, net.channels_last(read) if cfg.marker_features else None]
 
 
 def _read(net: Layers, cfg: StarDistConfig, features: Any, maps: Sequence[Any]) -> Any:

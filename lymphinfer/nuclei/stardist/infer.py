@@ -30,6 +30,8 @@ class TorchStarDist:
         Mirrored views averaged a tile: 1, 4 or 8 (`averaged_output`); costs as many passes.
     """
 
+    in_bytes = False
+
     def __init__(
         self,
         net: StarDistNet,

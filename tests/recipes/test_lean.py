@@ -1,0 +1,124 @@
+"""The lean copy of the shipped detector: its graph is its network, it learns from its teacher."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+from stardist.data import test_image_he_2d
+from torch.nn import functional as F
+
+from lymphinfer.bundles.registry import find_bundle
+from lymphinfer.nuclei.stardist.config import StarDistConfig
+from lymphinfer.nuclei.stardist.graph import build_graph
+from lymphinfer.runtime import CpuGraph
+from recipes.he.int8 import lean_weights
+from recipes.he.lean import FEW, KEPT, fitted, lean_copy
+from recipes.he.lean_train import losses, make_pool, spreads, train
+from recipes.he.student_data import Crops, PackedImage
+from recipes.he.student_teacher import Teacher
+
+pytest.importorskip("openvino")
+WEIGHTS = find_bundle("he-v2").parent
+
+
+def real(side):
+    return np.ascontiguousarray(test_image_he_2d()[:side, :side])
+
+
+def light(pixels):
+    return torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    return Teacher(WEIGHTS).eval()
+
+
+@pytest.fixture(scope="module")
+def lean():
+    torch.manual_seed(0)
+    return lean_copy(WEIGHTS, [light(real(192))]).eval()
+
+
+def test_a_convolution_fitted_to_another_s_output_is_that_one():
+    torch.manual_seed(0)
+    maps = [torch.rand(1, 4, 24, 24) for _ in range(3)]
+    conv = torch.nn.Conv2d(4, 5, 3, padding=1)
+    with torch.no_grad():
+        found = fitted(maps, [conv(x) for x in maps])
+        assert torch.allclose(found(maps[0]), conv(maps[0]), atol=2e-3)
+
+
+def test_filters_go_where_little_is_lost_and_the_trunk_keeps_its_width(lean, teacher):
+    for level, share in enumerate(KEPT):
+        for block, old in zip(lean.net.down[level], teacher.net.down[level], strict=True):
+            assert block.first.conv.out_channels == round(old.first.conv.out_channels * share)
+            assert block.second.conv.out_channels == old.second.conv.out_channels
+    assert lean.net.up[0].conv.inner.out_channels == FEW["up.0"]
+
+
+def test_before_it_has_learned_it_says_nearly_what_its_teacher_says(lean, teacher):
+    x = light(real(192))
+    with torch.no_grad():
+        found, lesson = lean(x), teacher(x)
+    prob = found.prob.sigmoid()
+    # What ten times fewer numbers leave of one image, which they were fitted to.
+    assert np.corrcoef(prob.ravel(), lesson.prob.ravel())[0, 1] > 0.9
+    inside = lesson.prob[0] > 0.7
+    assert (found.dist - lesson.dist)[0, :, inside].abs().mean() < 2.5
+
+
+@pytest.mark.parametrize("bundle", ["he-v1-fast", "he-v2"])
+def test_its_graph_says_what_the_network_says(bundle, lean, tmp_path):
+    state = {k: v.numpy() for k, v in lean.state_dict().items()}
+    save_file({k: np.ascontiguousarray(v) for k, v in state.items()}, tmp_path / "lean.safetensors")
+    numbers = lean_weights(tmp_path / "lean.safetensors", bundle)
+    of = {"he-v1-fast": {}, "he-v2": {"marker_features": True}}
+    config = StarDistConfig(
+        encoder="resnet", n_filter_base=32, n_depth=3, n_blocks=3, n_conv_after_unet=96,
+        batch_norm=False, n_markers=1, n_marker_context=128, **of[bundle],
+    )  # fmt: skip
+    weights = load_file(find_bundle(bundle) / "stardist.safetensors")
+    pixels = real(128)
+    outlines, marker, *seen = CpuGraph(build_graph(config, weights, numbers), "fp32")(pixels[None])
+    with torch.no_grad():
+        told = lean(light(pixels))
+    # Weights are kept in halves.
+    assert np.abs(outlines[..., 0] - told.prob.numpy()).max() < 0.15
+    assert np.abs(outlines[..., 1:].transpose(0, 3, 1, 2) - told.dist.numpy()).max() < 0.15
+    if seen:
+        features = seen[0].transpose(0, 3, 1, 2)
+        assert np.abs(features - told.near.numpy()).max() < 0.02 * np.abs(features).max()
+    else:
+        there = F.interpolate(told.marker, outlines.shape[1:3], mode="bilinear").numpy()
+        assert np.abs(marker - there).max() < 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("only", ["decoder", "all"])
+def test_it_comes_nearer_to_its_teacher_by_learning(lean, teacher, only):
+    from copy import deepcopy
+
+    pixels = np.dstack([real(256), np.full((256, 256), 255, np.uint8)])
+    crops = Crops([PackedImage("consep/one", pixels)], 128, torch.device("cpu"), 0)
+    pool = make_pool(teacher, crops, 16)
+    spread = spreads(pool["near"].float(), teacher.reader)
+    student = deepcopy(lean)
+    before = [p.detach().clone() for p in student.net.down.parameters()]
+
+    def loss(net):
+        from recipes.he.student_teacher import Lesson
+
+        batch = {k: v.float() for k, v in pool.items()}
+        with torch.no_grad():
+            said = net(batch.pop("pixels").div(255))
+            return sum(losses(said, Lesson(**batch), teacher.reader, spread).values())
+
+    at_first = loss(student)
+    average, steps = train(student, pool, teacher.reader, only, 12, 3e-4)
+    assert steps >= 2
+    assert loss(average) < at_first
+    same = [torch.equal(a, b) for a, b in zip(before, average.net.down.parameters(), strict=True)]
+    assert all(same) if only == "decoder" else not any(same)
