@@ -111,7 +111,7 @@ class OpenSlideSlide(PyramidSlide):
         downsample, level = self._downsamples[level], self._indices[level]
         tiles = self._tiles.get(level)
         if tiles is not None and self._handle is not None:
-            pixels = tiles.read_proved(x, y, width, height)
+            pixels = tiles.try_read(x, y, width, height)
             if pixels is not None:
                 return Image.fromarray(pixels)
         if (whole := whole_downsample(downsample)) is not None:
