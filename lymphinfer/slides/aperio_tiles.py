@@ -64,6 +64,8 @@ class StrictColours(PageColours):
         said = jpeg_colours(data, tables)
         if self.jpeg is None or said not in (None, self.jpeg):
             raise ValueError(f"a tile of {said} in an image of {self.jpeg}")
+        if not data.startswith(_START):
+            raise ValueError("a tile that is no JPEG")
         word = _ADOBE + _TRANSFORM[self.jpeg] if said is None else b""
         whole = _START + word + (tables or b"")[2:-2] + data[2:]
         pixels = np.asarray(decode_jpeg(whole, "RGB", strict=True))
