@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lymphinfer.errors import SlideError
+from lymphinfer.slides.aperio_tiles import AperioLevel, aperio_levels, whole_downsample
 from lymphinfer.slides.level_proof import remembered, shows_the_same
 from lymphinfer.slides.pixel_size import StatedSize, objective_size, resolve_pixel_size
 from lymphinfer.slides.pyramid import PyramidSlide
@@ -21,6 +22,8 @@ from lymphinfer.slides.slide import RGB
 if TYPE_CHECKING:
     from openslide import OpenSlide
     from PIL.Image import Image
+
+    from lymphinfer.slides.tiff_level import SegmentStore
 
 # Side of the fixed blocks in which a level of fractional downsample is read.
 _BLOCK_PX = 512
@@ -68,7 +71,12 @@ class OpenSlideSlide(PyramidSlide):
         self._indices = tuple(range(len(self._downsamples)))
         self._handle: OpenSlide | None = handle
         self._lock = threading.Lock()
+        self._store: SegmentStore | None = None
+        self._tiles: dict[int, AperioLevel] = {}
         if properties.get("openslide.vendor") in _ANY_TILED_PAGE:
+            self._store, self._tiles = aperio_levels(
+                path, self.level_dimensions, self._downsamples, self._look
+            )
             self._keep_proved_levels()
         if properties.get("dicom.ImageType[3]") == "RESAMPLED":
             # Of level 0: the file of the scan itself is not there.
@@ -101,8 +109,12 @@ class OpenSlideSlide(PyramidSlide):
         from PIL import Image
 
         downsample, level = self._downsamples[level], self._indices[level]
-        if abs(downsample - round(downsample)) < 1e-9:
-            whole = round(downsample)
+        tiles = self._tiles.get(level)
+        if tiles is not None and self._handle is not None:
+            pixels = tiles.try_read(x, y, width, height)
+            if pixels is not None:
+                return Image.fromarray(pixels)
+        if (whole := whole_downsample(downsample)) is not None:
             return self._read(level, (x * whole, y * whole), (width, height))
         # OpenSlide takes whole level-0 pixels and shifts by the rest of the division, so that a
         # pixel would depend on where the read begins: begin at fixed places instead.
@@ -135,6 +147,19 @@ class OpenSlideSlide(PyramidSlide):
                 "copy or export it again."
             ) from error
 
+    def _look(self, level: int, location: tuple[int, int], size: tuple[int, int]) -> RGB | None:
+        """RGB of a rectangle; None where OpenSlide fails, or shows a hole."""
+        from openslide import OpenSlideError
+
+        handle = self._handle
+        if handle is None:
+            return None
+        try:
+            seen = np.asarray(handle.read_region(location, level, size))
+        except OpenSlideError:
+            return None
+        return seen[..., :3] if seen[..., 3].min() == 255 else None
+
     def _renew(self, dead: OpenSlide) -> None:
         """Put a fresh handle in the place of one that an error has killed."""
         from openslide import OpenSlide, OpenSlideError
@@ -156,6 +181,8 @@ class OpenSlideSlide(PyramidSlide):
             handle, self._handle, self._closed = self._handle, None, True
         if handle is not None:
             handle.close()
+        if self._store is not None:
+            self._store.close()
 
 
 class _Level:

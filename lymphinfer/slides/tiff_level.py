@@ -181,10 +181,15 @@ class TiffLevel:
         return _rgb_on_white(self.colours.to_rgb(out), self._alpha)
 
     def _segments(self, x: int, y: int, width: int, height: int) -> Iterator[tuple[int, int]]:
-        first_row, last_row = y // self._segment_height, (y + height - 1) // self._segment_height
-        first_col, last_col = x // self._segment_width, (x + width - 1) // self._segment_width
-        for row in range(max(0, first_row), min(self._rows - 1, last_row) + 1):
-            for column in range(max(0, first_col), min(self._columns - 1, last_col) + 1):
+        # The padding of the last tiles is no part of the level.
+        left, right = max(x, 0), min(x + width, self.width)
+        top, bottom = max(y, 0), min(y + height, self.height)
+        if left >= right or top >= bottom:
+            return
+        last_row = (bottom - 1) // self._segment_height
+        last_column = (right - 1) // self._segment_width
+        for row in range(top // self._segment_height, last_row + 1):
+            for column in range(left // self._segment_width, last_column + 1):
                 yield row, column
 
     def _colours(self, page: Any, index: int) -> Pixels | None:
