@@ -3,8 +3,9 @@
 python benchmarks/peer_hovernet.py prepare SLIDE LABELS.npz WEIGHTS.pth
 python benchmarks/peer_hovernet.py run SLIDE WEIGHTS.pth OUT
 
-`prepare` makes the network as TIAToolbox builds it for its MoNuSAC weights: random weights, batch
-normalization with the mean and variance of SLIDE's own middle, output layers as `readout.py` says.
+`prepare` makes the network as TIAToolbox builds it for its MoNuSAC weights: random weights (each
+kernel a random plane: white noise sees no directions as far as a nucleus reaches; deep maps faint
+beside the first block's: the edges of their patches would show as seams), batch normalization with the mean and variance of SLIDE's own middle, output layers as `readout.py` says.
 The threshold of its nucleus map is moved (by the bias) to where TIAToolbox's own post-processing
 finds as many nuclei there as are in LABELS. `run` is what a user writes: `MultiTaskSegmentor` with
 the settings that TIAToolbox publishes beside its MoNuSAC weights, on the whole file.
@@ -23,8 +24,9 @@ from readout import Float, fit, nearest_count, read_labels, whole_nuclei
 
 TYPES = 5  # Background, epithelial, lymphocyte, macrophage, neutrophil.
 IN_PX, OUT_PX = 256, 164
-WINDOWS = 3
+WINDOWS = 2
 LOGIT = 8.0
+FAINT = 0.03
 
 
 def network() -> Any:
@@ -73,6 +75,7 @@ def prepare(slide: Path, labels: NDArray[np.int32], out: Path, windows: int = WI
 
     torch.manual_seed(0)
     net = network()
+    _tame(net)
     kept: dict[str, list[Float]] = {"np": [], "hv": []}
     for name, features in kept.items():
         last = net.decoder[name].u0.conv
@@ -81,13 +84,16 @@ def prepare(slide: Path, labels: NDArray[np.int32], out: Path, windows: int = WI
         for module in net.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.momentum = 1.0
-        net.train()(batch[:4])
+        net.train()(batch[:2])
         for features in kept.values():
             features.clear()
         net.eval()
         for window in batch:
             net(window[None])
-        inner = slice(y + lost // 2, y + lost // 2 + side), slice(x + lost // 2, x + lost // 2 + side)
+        inner = (
+            slice(y + lost // 2, y + lost // 2 + side),
+            slice(x + lost // 2, x + lost // 2 + side),
+        )
         seen = labels[inner]
         maps = {name: _joined(features, windows) for name, features in kept.items()}
         nucleus, offset = _fitted(maps["np"], (seen > 0)[..., None].astype(np.float32))
@@ -110,6 +116,21 @@ def prepare(slide: Path, labels: NDArray[np.int32], out: Path, windows: int = WI
         _set(net.decoder.hv.u0.conv, direction, middle)
     torch.save(net.state_dict(), out)
     return found
+
+
+def _tame(net: Any) -> None:
+    """Make each kernel of more than a pixel a random plane, as strong as it was; deep maps faint."""
+    import torch
+
+    for module in net.modules():
+        if isinstance(module, torch.nn.Conv2d) and module.kernel_size[0] > 1:
+            weight = module.weight.data
+            along = torch.linspace(-1, 1, weight.shape[-1])
+            even, down, right = torch.randn(3, *weight.shape[:2], 1, 1)
+            plane = even + down * along[:, None] + right * along
+            module.weight.data = plane * (weight.std() / plane.std())
+    for branch in net.decoder.values():
+        branch.u2.convf.weight.data *= FAINT
 
 
 def _keeper(features: list[Float]) -> Any:
