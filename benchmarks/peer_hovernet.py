@@ -3,12 +3,13 @@
 python benchmarks/peer_hovernet.py prepare SLIDE LABELS.npz WEIGHTS.pth
 python benchmarks/peer_hovernet.py run SLIDE WEIGHTS.pth OUT
 
-`prepare` makes the network as TIAToolbox builds it for its MoNuSAC weights: random weights (each
-kernel a random plane: white noise sees no directions as far as a nucleus reaches; deep maps faint
-beside the first block's: the edges of their patches would show as seams), batch normalization with the mean and variance of SLIDE's own middle, output layers as `readout.py` says.
-The threshold of its nucleus map is moved (by the bias) to where TIAToolbox's own post-processing
-finds as many nuclei there as are in LABELS. `run` is what a user writes: `MultiTaskSegmentor` with
-the settings that TIAToolbox publishes beside its MoNuSAC weights, on the whole file.
+`prepare` makes the network as TIAToolbox builds it for its MoNuSAC weights, with random weights:
+each kernel a random plane (white noise sees no directions as far as a nucleus reaches), deep maps
+faint beside the first block's (the edges of their patches would show as seams), batch normalization
+with the mean and variance of SLIDE's own middle, output layers as `readout.py` says. The threshold
+of its nucleus map is moved (by the bias) to where TIAToolbox's own post-processing finds as many
+nuclei there as there are in LABELS. `run` is what a user writes: `MultiTaskSegmentor` with the
+settings that TIAToolbox publishes beside its MoNuSAC weights, on the whole file.
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ def prepare(slide: Path, labels: NDArray[np.int32], out: Path, windows: int = WI
 
 
 def _tame(net: Any) -> None:
-    """Make each kernel of more than a pixel a random plane, as strong as it was; deep maps faint."""
+    """Each kernel of more than a pixel a random plane, as strong as it was; deep maps faint."""
     import torch
 
     for module in net.modules():

@@ -163,7 +163,7 @@ def write_nuclei(square: Square, out: Path, folder: Path) -> tuple[Path, Path]:
 
 def has(python: str, *packages: str) -> bool:
     """Does an interpreter have these packages?"""
-    code = "import sys; from importlib.util import find_spec as f; sys.exit(None in map(f, sys.argv[1:]))"
+    code = "import sys, importlib.util as u; sys.exit(None in map(u.find_spec, sys.argv[1:]))"
     return subprocess.run([python, "-c", code, *packages], check=False).returncode == 0
 
 
