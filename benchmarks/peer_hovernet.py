@@ -3,13 +3,12 @@
 python benchmarks/peer_hovernet.py prepare SLIDE LABELS.npz WEIGHTS.pth
 python benchmarks/peer_hovernet.py run SLIDE WEIGHTS.pth OUT
 
-`prepare` makes the network as TIAToolbox builds it for its MoNuSAC weights, with random weights:
-each kernel a random plane (white noise sees no directions as far as a nucleus reaches), deep maps
-faint beside the first block's (the edges of their patches would show as seams), batch normalization
-with the mean and variance of SLIDE's own middle, output layers as `readout.py` says. The threshold
-of its nucleus map is moved (by the bias) to where TIAToolbox's own post-processing finds as many
-nuclei there as there are in LABELS. `run` is what a user writes: `MultiTaskSegmentor` with the
-settings that TIAToolbox publishes beside its MoNuSAC weights, on the whole file.
+`prepare` makes the network as TIAToolbox builds it for its MoNuSAC weights, with random weights,
+each kernel a random plane (white noise sees no directions as far as a nucleus reaches), and output
+layers as `readout.py` says, fitted in SLIDE's middle. The threshold of its nucleus map is moved (by
+the bias) to where TIAToolbox's own post-processing finds as many nuclei there as there are in
+LABELS. `run` is what a user writes: `MultiTaskSegmentor` with the settings that TIAToolbox
+publishes beside its MoNuSAC weights, on the whole file.
 """
 
 from __future__ import annotations
@@ -27,7 +26,6 @@ TYPES = 5  # Background, epithelial, lymphocyte, macrophage, neutrophil.
 IN_PX, OUT_PX = 256, 164
 WINDOWS = 2
 LOGIT = 8.0
-FAINT = 0.03
 
 
 def network() -> Any:
@@ -61,12 +59,14 @@ def prepare(slide: Path, labels: NDArray[np.int32], out: Path, windows: int = WI
     out : Path
         The file of weights.
     windows : int
-        How many of them a side are looked at.
+        How many of them a side are looked at, where the slide has room for them.
     """
     import torch
     from openslide import OpenSlide
 
-    side, lost = windows * OUT_PX, IN_PX - OUT_PX
+    lost = IN_PX - OUT_PX
+    windows = min(windows, (min(labels.shape) - lost) // OUT_PX)
+    side = windows * OUT_PX
     y, x = ((n - side - lost) // 2 for n in labels.shape)
     with OpenSlide(slide) as file:
         at = file.read_region((x, y), 0, (side + lost, side + lost)).convert("RGB")
@@ -76,18 +76,12 @@ def prepare(slide: Path, labels: NDArray[np.int32], out: Path, windows: int = WI
 
     torch.manual_seed(0)
     net = network()
-    _tame(net)
+    _planes(net)
     kept: dict[str, list[Float]] = {"np": [], "hv": []}
     for name, features in kept.items():
         last = net.decoder[name].u0.conv
         last.register_forward_pre_hook(_keeper(features))
     with torch.no_grad():
-        for module in net.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.momentum = 1.0
-        net.train()(batch[:2])
-        for features in kept.values():
-            features.clear()
         net.eval()
         for window in batch:
             net(window[None])
@@ -119,8 +113,8 @@ def prepare(slide: Path, labels: NDArray[np.int32], out: Path, windows: int = WI
     return found
 
 
-def _tame(net: Any) -> None:
-    """Each kernel of more than a pixel a random plane, as strong as it was; deep maps faint."""
+def _planes(net: Any) -> None:
+    """Each kernel of more than a pixel a random plane, as strong as it was."""
     import torch
 
     for module in net.modules():
@@ -130,8 +124,6 @@ def _tame(net: Any) -> None:
             even, down, right = torch.randn(3, *weight.shape[:2], 1, 1)
             plane = even + down * along[:, None] + right * along
             module.weight.data = plane * (weight.std() / plane.std())
-    for branch in net.decoder.values():
-        branch.u2.convf.weight.data *= FAINT
 
 
 def _keeper(features: list[Float]) -> Any:
