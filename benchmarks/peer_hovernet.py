@@ -24,7 +24,7 @@ from readout import Float, fit, nearest_count, read_labels, whole_nuclei
 
 TYPES = 5  # Background, epithelial, lymphocyte, macrophage, neutrophil.
 IN_PX, OUT_PX = 256, 164
-WINDOWS = 2
+WINDOWS = 4
 LOGIT = 8.0
 
 
