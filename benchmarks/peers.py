@@ -32,6 +32,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -200,19 +201,18 @@ def hovernet(square: Square, labels: Path, folder: Path) -> Row:
     return peer("hovernet", square, command, folder / "hovernet")
 
 
-def stardist(squares: list[Square], labels: Path, folder: Path, python: str) -> list[Row]:
+def stardist(squares: list[Square], labels: Path, folder: Path, python: str) -> Iterator[Row]:
     """StarDist's rows on all squares, with what was fitted on the first one."""
     if not has(python, "stardist", "tensorflow"):
-        return [missing("stardist", squares[0], python, "stardist", "tensorflow"),
-                missing("network", squares[0], python, "stardist", "tensorflow")]  # fmt: skip
+        for name in ("stardist", "network"):
+            yield missing(name, squares[0], python, "stardist", "tensorflow")
+        return
     model, program = folder / "stardist-model", script("stardist", python)
     prepare([*program, "prepare", str(squares[0].path), str(labels), str(model)])
-    rows = []
     for name, step in (("stardist", "run"), ("network", "network")):
         for square in squares:
             out = folder / f"{name}-{square.path.stem}"
-            rows.append(peer(name, square, [*program, step, str(square.path), str(model)], out))
-    return rows
+            yield peer(name, square, [*program, step, str(square.path), str(model)], out)
 
 
 def convnext(square: Square, points: Path, folder: Path, first: int, nuclei: int) -> Row:
@@ -231,8 +231,8 @@ def convnext(square: Square, points: Path, folder: Path, first: int, nuclei: int
     )  # fmt: skip
 
 
-def compare(options: argparse.Namespace, folder: Path) -> list[Row]:
-    """All rows, predict's first."""
+def compare(options: argparse.Namespace, folder: Path) -> Iterator[Row]:
+    """All rows, predict's first, each as soon as it is measured."""
     areas = [options.area, *([options.large] if options.large else [])]
     squares = [make_square(options.cache, area) for area in areas]
     ours: dict[tuple[float, str], Row] = {}
@@ -241,17 +241,17 @@ def compare(options: argparse.Namespace, folder: Path) -> list[Row]:
             out = folder / f"{bundle}-{square.path.stem}"
             row = predict(square, bundle, out, options.predict_arguments)
             ours[square.mm2, bundle] = row
+            yield row
     small, first = squares[0], options.bundles[0]
     labels, points = write_nuclei(small, folder / f"{first}-{small.path.stem}", folder)
-    rows: list[Row] = []
-    if "hovernet" in options.peers:
-        rows.append(hovernet(small, labels, folder))
-    if "stardist" in options.peers:
-        rows += stardist(squares, labels, folder, options.stardist_python)
     if "convnext" in options.peers:
         nuclei = ours[small.mm2, first].nuclei or 0
-        rows.append(convnext(small, points, folder, options.first, nuclei))
-    return [*ours.values(), *(with_ratios(row, ours) for row in rows)]
+        yield with_ratios(convnext(small, points, folder, options.first, nuclei), ours)
+    if "stardist" in options.peers:
+        for row in stardist(squares, labels, folder, options.stardist_python):
+            yield with_ratios(row, ours)
+    if "hovernet" in options.peers:
+        yield with_ratios(hovernet(small, labels, folder), ours)
 
 
 def with_ratios(row: Row, ours: dict[tuple[float, str], Row]) -> Row:
@@ -302,12 +302,16 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("predict_arguments", nargs="*", help="after --, handed to predict")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="peers-") as folder:
-        rows = compare(options, Path(folder))
-    Console(width=max(Console().width, 180)).print(table(rows, options.bundles))
-    if options.json:
-        told = {"machine": machine(), "rows": [asdict(row) for row in rows]}
-        options.json.write_text(json.dumps(told, indent=1) + "\n")
+    rows: list[Row] = []
+    try:
+        with tempfile.TemporaryDirectory(prefix="peers-") as folder:
+            for row in compare(options, Path(folder)):
+                rows.append(row)
+    finally:  # What was measured before one failed is told all the same.
+        Console(width=max(Console().width, 180)).print(table(rows, options.bundles))
+        if options.json:
+            told = {"machine": machine(), "rows": [asdict(row) for row in rows]}
+            options.json.write_text(json.dumps(told, indent=1) + "\n")
 
 
 if __name__ == "__main__":
