@@ -80,10 +80,10 @@ def prepare(slide: Path, labels: NDArray[np.int32], out: Path) -> int:
     out : Path
         The model's folder, made where it is missing.
     """
-    import keras
     from stardist.geometry import star_dist
     from stardist.models import Config2D, StarDist2D
     from stardist.utils import edt_prob
+    from tensorflow import keras
 
     keras.utils.set_random_seed(0)
     config = Config2D(n_rays=32, grid=(2, 2), n_channel_in=3, axes="YXC", use_gpu=False)
