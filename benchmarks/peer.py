@@ -30,13 +30,13 @@ class PeerRun:
         self.start_s = time.time() - psutil.Process().create_time()
         self.start_cpu_s = time.process_time()
 
-    def done(self, nuclei: int, mm2: float | None = None) -> None:
+    def done(self, nuclei: int | None, mm2: float | None = None) -> None:
         """The result is on disk.
 
         Parameters
         ----------
-        nuclei : int
-            How many it found, or looked at.
+        nuclei : int or None
+            How many it found, or looked at; None for what looks for none.
         mm2 : float, optional
             Area, where it is not the whole slide's.
         """

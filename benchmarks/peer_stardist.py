@@ -190,7 +190,7 @@ def network(slide: Path, folder: Path, out: Path) -> None:
     for tile in tiles:
         model.keras_model.predict(tile, verbose=0)
     print(f"{time.perf_counter() - began:.1f} s, {len(tiles)} tiles of {side} px")
-    told.done(0, len(tiles) * (side * MPP / 1000) ** 2)
+    told.done(None, len(tiles) * (side * MPP / 1000) ** 2)
 
 
 def main() -> None:

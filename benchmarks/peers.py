@@ -177,7 +177,7 @@ def peer(name: str, square: Square, command: list[str], out: Path) -> Row:
     cost = run([*command, str(out)], os.environ | ENV)
     told = json.loads((out / FILE).read_text())
     return Row(
-        NAMES[name], square.mm2, told.get("mm2", square.mm2), told["nuclei"] or None,
+        NAMES[name], square.mm2, told.get("mm2", square.mm2), told["nuclei"],
         cost.seconds, cost.seconds - told["start_s"],
         cost.cpu_seconds, cost.cpu_seconds - told["start_cpu_s"], cost.peak_mb,
     )  # fmt: skip
