@@ -15,8 +15,9 @@ Each is a process of its own, measured from its start to its end:
 - one ConvNeXt-Base patch a nucleus to a CSV, on predict's own nuclei, finding which is not in it:
   --first of them on the small square, whose time without start-up is multiplied to all.
 
-HoVer-Net and StarDist have random weights and output layers fitted to predict's nuclei, so that
-they find about as many (`readout.py`); preparing that is not measured.
+HoVer-Net and StarDist have random weights and output layers fitted to predict's nuclei
+(`readout.py`). StarDist then finds about as many; HoVer-Net finds fewer (`peer_hovernet.py`), so that
+its time lacks some post-processing. Preparing that is not measured.
 
 Without start-up: predict's own seconds from slide to file; of the others what came after imports
 and weights. The ratios are of that, to predict with each bundle on the same square.

@@ -4,8 +4,8 @@ Published weights of the peers are no part of this repository, and what random o
 tissue: decoding it would take any time. So all layers but the last keep their random values, and
 the last, which is linear, is fitted by ridge regression to nuclei that `lymphinfer predict` found
 (what is called a random-feature model). A network's forward pass costs the same whatever its
-weights; the fitted last layer makes its post-processing see as many nuclei, of about their size,
-as on real maps. How well these networks segment is thereby no one's measure. Needs numpy alone.
+weights; the fitted last layer is to give its post-processing about as many nuclei as real maps
+would. How well these networks segment is thereby no one's measure. Needs numpy alone.
 """
 
 from __future__ import annotations
