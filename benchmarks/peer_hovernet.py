@@ -10,10 +10,10 @@ the bias) to where TIAToolbox's own post-processing finds as many nuclei there a
 LABELS. `run` is what a user writes: `MultiTaskSegmentor` with the settings that TIAToolbox
 publishes beside its MoNuSAC weights, on the whole file.
 
-**It finds fewer nuclei than predict does**: the post-processing stretches the gradients of a tile to
-the range of its extremes, and a linear layer on random features puts out far ones in a few dark
-nuclei and at the slide's edge. Its post-processing has less to do than with published weights, so
-that its whole time is too short rather than too long; nearly all of it is the network's.
+**It finds fewer nuclei than predict**, sometimes none: the post-processing stretches the gradients
+of a tile to the range of its extremes, and a linear layer on random features puts out far ones in a
+few dark nuclei and, it seems, at the slide's edge. Its post-processing has less to do than with
+published weights: its whole time is a lower bound.
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ Each is a process of its own, measured from its start to its end:
   --first of them on the small square, whose time without start-up is multiplied to all.
 
 HoVer-Net and StarDist have random weights and output layers fitted to predict's nuclei
-(`readout.py`). StarDist then finds about as many; HoVer-Net finds fewer (`peer_hovernet.py`), so that
-its time lacks some post-processing. Preparing that is not measured.
+(`readout.py`). StarDist then finds about as many; HoVer-Net finds fewer or none (see
+`peer_hovernet.py`): its time is a lower bound. Preparing that is not measured.
 
 Without start-up: predict's own seconds from slide to file; of the others what came after imports
 and weights. The ratios are of that, to predict with each bundle on the same square.
