@@ -85,6 +85,30 @@ def test_what_was_predicted_stays_while_more_is():
     np.testing.assert_array_equal(first.prob, before[1])
 
 
+def test_memory_of_a_prediction_is_used_again_once_nobody_holds_any_of_it():
+    graph = graph_of(trained_looking(encoder="resnet", n_markers=1))
+    (held,) = graph.predict(image(64, 96)[None])
+    where = held.dist.__array_interface__["data"][0]
+    logits = held.marker_logit
+    del held
+    gc.collect()
+    # One of its maps is still there.
+    other = graph.predict(image(64, 96)[None])[0]
+    assert other.dist.__array_interface__["data"][0] != where
+    del logits
+    gc.collect()
+    again = graph.predict(image(64, 96)[None])[0]
+    assert again.dist.__array_interface__["data"][0] == where
+
+
+def test_sizes_that_come_and_go_give_what_they_gave():
+    graph = graph_of(trained_looking(encoder="resnet"))
+    sizes = [(64, 64), (64, 96), (96, 96), (32, 128)]
+    first = [graph.predict(image(*size)[None])[0] for size in sizes]
+    for size, before in reversed(list(zip(sizes, first, strict=True))):
+        np.testing.assert_array_equal(graph.predict(image(*size)[None])[0].dist, before.dist)
+
+
 def test_bfloat16_by_openvino_is_near_float32():
     net = trained_looking(encoder="resnet")
     pixels = image(128, 128)[None]

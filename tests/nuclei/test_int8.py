@@ -85,6 +85,55 @@ def test_real_tissue_has_nearly_the_same_nuclei_and_the_result_says_how(real_tis
         assert apart.mean() < 0.02, name
 
 
+def test_a_layer_through_few_channels_is_two_layers():
+    rng = np.random.default_rng(0)
+    inner = rng.normal(0, 0.3, (2, 3, 3, 3)).astype(np.float32)
+    outer = rng.normal(0, 0.3, (8, 2, 1, 1)).astype(np.float32)
+    said = {"a.inner.weight": inner, "a.inner.bias": np.ones(2), "a.weight": outer}
+    # What the shipped network has under these names is not computed.
+    shipped = {"a.weight": np.ones((8, 3, 3, 3)), "a.bias": np.full(8, 0.5)}
+    net = Layers(shipped, said)
+    given, x = net.pixels()
+    graph = CpuGraph(net.model(given, [net.conv(x, "a", 8, relu=True)]), "fp32")
+    pixels = rng.integers(0, 256, (1, 20, 28, 3), dtype=np.uint8)
+    light = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+    few = F.relu(F.conv2d(light, torch.from_numpy(inner), torch.ones(2), padding=1))
+    wanted = F.relu(F.conv2d(few, torch.from_numpy(outer), torch.full((8,), 0.5)))
+    np.testing.assert_allclose(graph(pixels)[0], wanted.numpy(), atol=1e-5)
+
+
+def test_a_probability_s_weights_are_rounded_twice_and_hold_in_bytes():
+    rng = np.random.default_rng(0)
+    weights = {
+        "prob.weight": rng.normal(0, 1, (1, 3, 1, 1)).astype(np.float32),
+        "prob.bias": np.full(1, 0.25, np.float32),
+        "dist.weight": rng.normal(0, 1, (4, 3, 1, 1)).astype(np.float32),
+        "dist.bias": np.zeros(4, np.float32),
+    }
+    scales = {f"{n}.scale": np.full(len(weights[f"{n}.weight"]), 0.05) for n in ("prob", "dist")}
+
+    def outlines(said):
+        net = Layers(weights, said)
+        given, x = net.pixels()
+        y = net.side_by_side(x, {"prob": 1, "dist": 4}, "prob")
+        return CpuGraph(net.model(given, [net.channels_last(y)]), "int8")(pixels)[0]
+
+    pixels = rng.integers(0, 256, (1, 16, 16, 3), dtype=np.uint8)
+    plain, small = outlines({}), outlines({"pixels.top": np.ones(1), **scales})
+    assert plain.shape == (1, 16, 16, 5)
+    assert small.shape == (1, 16, 16, 6)
+    assert np.abs(small[..., :2].sum(axis=-1) - plain[..., 0]).max() < 0.003
+    assert np.abs(small[..., 2:] - plain[..., 1:]).max() < 3 * 0.025 + 0.003
+
+
+def test_tiles_are_read_with_narrower_margins_in_bytes():
+    margins = [
+        load_bundle("he-v1-fast", engine=engine, trainable=False).halo_px
+        for engine in (INT8, Engine("cpu", "fp32", "openvino"))
+    ]
+    assert margins == [96, 128]
+
+
 def test_a_bundle_that_does_not_say_how_is_computed_in_numbers_and_refuses_bytes():
     with pytest.raises(BundleError, match="sim-orion-v1: precision int8 is not possible"):
         load_bundle("sim-orion-v1", engine=INT8, trainable=False)
