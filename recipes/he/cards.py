@@ -197,7 +197,9 @@ python -m recipes.he.detector head       --data DIR --out RUN/detector --initial
 python -m recipes.he.detector classifier --data DIR --out RUN/classifier --detector RUN/detector \\
     --teacher RUN/0.4.0 RUN/0.5.0
 python -m recipes.he.detector bundle     --data DIR --out RUN --weights weights
-python -m recipes.he.int8 --data DIR --bundle weights/he-v1-fast
+python -m recipes.he.student_data --data DIR --out student.npz
+python -m recipes.he.lean_train --data DIR --crops student.npz --out RUN/lean
+python -m recipes.he.int8 --data DIR --bundle weights/he-v1-fast --lean RUN/lean/lean.safetensors
 ```
 """
 )
@@ -339,7 +341,7 @@ def card(name: str, version: str, quality: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", type=Path, default=Path("weights"))
-    parser.add_argument("--version", default="0.7.1")
+    parser.add_argument("--version", default="0.7.2")
     parser.add_argument("--bundles", nargs="+", default=list(WAYS), choices=list(WAYS))
     arguments = parser.parse_args()
     for name in arguments.bundles:

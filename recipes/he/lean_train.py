@@ -1,14 +1,11 @@
 r"""Teach a lean copy of the shipped detector (`recipes.he.lean`) what the shipped one says.
 
 python -m recipes.he.student_data --data DIR --out student.npz
-python -m recipes.he.lean_train --data DIR --crops student.npz --out RUN/decoder --only decoder
-    --seconds 900 --rate 2e-3
-python -m recipes.he.lean_train --data DIR --crops student.npz --out RUN --initial RUN/decoder
-    --seconds 3000
+python -m recipes.he.lean_train --data DIR --crops student.npz --out RUN
 python -m recipes.he.int8 --data DIR --bundle weights/he-v2 --lean RUN/lean.safetensors
 
 Changed crops and what the shipped network says of them are computed once (`--pool`) and gone
-through several times. The rate follows the clock: any machine ends with a rate of zero after the
+through again and again. The rate follows the clock: any machine ends with a rate of zero after the
 given seconds. Writes ``lean.safetensors`` (the moving average) and ``lean.json``.
 """
 
@@ -23,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -45,23 +42,20 @@ SHARES = {
     "near": 0.25,
     "head": 0.25,
 }
-DECODER = ("up.", "lateral.", "features.", "prob.", "dist.", "marker")
 WARM, DECAY, CLIP = 0.04, 0.99, 3.0
 WEIGHTS, LOG = "lean.safetensors", "lean.json"
 
 
 @torch.no_grad()
 def make_pool(teacher: Teacher, crops: Crops, count: int) -> dict[str, Tensor]:
-    """Crops and what the teacher says of them, in half precision; probabilities as they are."""
+    """Crops and what the teacher says of them, as `Lean` says it, in half precision."""
+    told = Lean(teacher).eval()
     rows: dict[str, list[Tensor]] = {}
     for start in range(0, count, BATCH):
         crops.strength = 1.0 if start // BATCH % 2 else 0.4
         x = crops.draw(BATCH)[0]
-        lesson = teacher(x)
-        marker = F.avg_pool2d(lesson.marker, 2)
-        found = {"prob": lesson.prob, "dist": lesson.dist, "marker": marker, "near": lesson.near}
         rows.setdefault("pixels", []).append((x * 255).round().byte())
-        for name, values in found.items():
+        for name, values in told(x)._asdict().items():
             rows.setdefault(name, []).append(values.half())
     return {name: torch.cat(values) for name, values in rows.items()}
 
@@ -73,10 +67,8 @@ def losses(
 
     Parameters
     ----------
-    found : Lesson
-        Of `Lean`: its `prob` and `marker` are logits.
-    lesson : Lesson
-        Of the teacher, `marker` on the head's own grid.
+    found, lesson : Lesson
+        Of the copy and of the teacher, as `Lean` says it.
     reader : Tensor, (K, 128, 1, 1)
         What he-v2's head makes of near features first.
     spread : tuple of Tensor
@@ -84,11 +76,12 @@ def losses(
     """
     inner = (..., slice(EDGE, -EDGE), slice(EDGE, -EDGE))
     half = (..., slice(EDGE // 2, -EDGE // 2), slice(EDGE // 2, -EDGE // 2))
-    prob, logit = lesson.prob[inner], found.prob[inner]
+    wanted, logit = lesson.prob[inner], found.prob[inner]
+    prob = wanted.sigmoid()
     bce = F.binary_cross_entropy_with_logits(logit, prob) - F.binary_cross_entropy(prob, prob)
     # Near the threshold it is decided which nuclei there are.
     unsure = 4 * prob * (1 - prob)
-    gap = (unsure * (logit - torch.logit(prob, 1e-4)).square()).sum() / unsure.sum()
+    gap = (unsure * (logit - wanted).square()).sum() / unsure.sum()
     # Rays are measured again on points towards the boundary, where the probability is low.
     weight = prob + 0.15 * (prob > 0.1)
     total = weight.sum() + 1e-6
@@ -96,9 +89,9 @@ def losses(
     dist_loss = (weight * (rays - dist).abs().mean(dim=1)).sum() / total
     a, b = rays.clamp(min=0.1), dist.clamp(min=0.1)
     overlap = (torch.maximum(a, b).sum(dim=1) / torch.minimum(a, b).sum(dim=1)).log()
-    inside = 0.05 + F.avg_pool2d(lesson.prob[:, None], 2)[half]
+    inside = 0.05 + F.avg_pool2d(lesson.prob.sigmoid()[:, None], 2)[half]
     inside = inside / inside.sum()
-    marker = lesson.marker[half]
+    marker = lesson.marker.sigmoid()[half]
     told = F.binary_cross_entropy_with_logits(found.marker[half], marker, reduction="none")
     told = told - F.binary_cross_entropy(marker, marker, reduction="none")
     error = found.near - lesson.near
@@ -131,15 +124,10 @@ def rate_at(progress: float) -> float:
 
 
 def train(
-    lean: Lean, pool: dict[str, Tensor], reader: Tensor, only: str, seconds: float, rate: float
+    lean: Lean, pool: dict[str, Tensor], reader: Tensor, seconds: float, rate: float
 ) -> tuple[Lean, int]:
     """Teach `lean`; the moving average of its weights, and the steps taken."""
-    learned = [
-        p for name, p in lean.named_parameters()
-        if only != "decoder" or name.removeprefix("net.").startswith((*DECODER, "context", "last"))
-    ]  # fmt: skip
-    for p in lean.parameters():
-        p.requires_grad_(False)
+    learned = list(lean.parameters())
     for p in learned:
         p.requires_grad_(True)
     channels_last(lean).train()
@@ -180,11 +168,9 @@ def main() -> None:
     parser.add_argument("--crops", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--weights", type=Path, default=Path("weights"))
-    parser.add_argument("--initial", type=Path)
-    parser.add_argument("--only", choices=("all", "decoder"), default="all")
     parser.add_argument("--pool", type=int, default=POOL)
-    parser.add_argument("--seconds", type=float, default=3000)
-    parser.add_argument("--rate", type=float, default=6e-4)
+    parser.add_argument("--seconds", type=float, default=840)
+    parser.add_argument("--rate", type=float, default=2.5e-4)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     torch.manual_seed(arguments.seed)
@@ -194,17 +180,10 @@ def main() -> None:
     ]
     teacher = Teacher(arguments.weights).eval()
     lean = lean_copy(arguments.weights, tiles)
-    if arguments.only == "decoder":
-        # Behind the shipped encoder at first, whose maps are there.
-        lean.net.down = deepcopy(teacher.net.down)
-    if arguments.initial is not None:
-        found = load_file(arguments.initial / WEIGHTS)
-        kept = {k: v for k, v in found.items() if not k.startswith("net.down.")}
-        lean.load_state_dict(kept if arguments.only == "all" else found, strict=False)
     crops = Crops(unpack(arguments.crops), SIZE_PX, torch.device("cpu"), arguments.seed)
     pool = make_pool(teacher, crops, arguments.pool)
     seconds, rate = arguments.seconds, arguments.rate
-    average, steps = train(lean, pool, teacher.reader, arguments.only, seconds, rate)
+    average, steps = train(lean, pool, teacher.reader, seconds, rate)
     arguments.out.mkdir(parents=True, exist_ok=True)
     weights = {k: v.contiguous() for k, v in average.state_dict().items()}
     save_file(weights, arguments.out / WEIGHTS)

@@ -56,7 +56,7 @@ def test_filters_go_where_little_is_lost_and_the_trunk_keeps_its_width(lean, tea
         for block, old in zip(lean.net.down[level], teacher.net.down[level], strict=True):
             assert block.first.conv.out_channels == round(old.first.conv.out_channels * share)
             assert block.second.conv.out_channels == old.second.conv.out_channels
-    assert lean.net.up[0].conv.inner.out_channels == FEW["up.0"]
+    assert lean.net.marker[0].conv.inner.out_channels == FEW["marker.0"]
 
 
 def test_before_it_has_learned_it_says_nearly_what_its_teacher_says(lean, teacher):
@@ -97,8 +97,7 @@ def test_its_graph_says_what_the_network_says(bundle, lean, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("only", ["decoder", "all"])
-def test_it_comes_nearer_to_its_teacher_by_learning(lean, teacher, only):
+def test_it_comes_nearer_to_its_teacher_by_learning(lean, teacher):
     from copy import deepcopy
 
     pixels = np.dstack([real(256), np.full((256, 256), 255, np.uint8)])
@@ -106,7 +105,6 @@ def test_it_comes_nearer_to_its_teacher_by_learning(lean, teacher, only):
     pool = make_pool(teacher, crops, 16)
     spread = spreads(pool["near"].float(), teacher.reader)
     student = deepcopy(lean)
-    before = [p.detach().clone() for p in student.net.down.parameters()]
 
     def loss(net):
         from recipes.he.student_teacher import Lesson
@@ -117,8 +115,6 @@ def test_it_comes_nearer_to_its_teacher_by_learning(lean, teacher, only):
             return sum(losses(said, Lesson(**batch), teacher.reader, spread).values())
 
     at_first = loss(student)
-    average, steps = train(student, pool, teacher.reader, only, 12, 3e-4)
+    average, steps = train(student, pool, teacher.reader, 12, 2e-4)
     assert steps >= 2
     assert loss(average) < at_first
-    same = [torch.equal(a, b) for a, b in zip(before, average.net.down.parameters(), strict=True)]
-    assert all(same) if only == "decoder" else not any(same)
