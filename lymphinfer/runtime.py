@@ -31,8 +31,9 @@ def core() -> Any:
     return openvino.Core()
 
 
-KEPT_SHAPES = 2
-"""Compiled graphs are kept for so many sizes of input: whole tiles, and the last of the others."""
+KEPT_SHAPES = 1
+"""Sizes of input for which a compiled graph is kept. A second one takes half a GB and saves, on a
+slide of few tiles, a twentieth of the CPU seconds or nothing."""
 
 
 class CpuGraph:
@@ -82,7 +83,7 @@ class CpuGraph:
 
     def _for(self, shape: tuple[int, ...]) -> _Compiled:
         if shape not in self._compiled:
-            # The least used goes first: two whole tiles' maps would be held at once otherwise.
+            # It goes first: the maps of two sizes would be held at once otherwise.
             while len(self._compiled) >= KEPT_SHAPES:
                 self._compiled.popitem(last=False)
             self._compiled[shape] = _Compiled(self._compile(shape))
