@@ -30,7 +30,8 @@ class Layers:
     int8 : mapping of str to ndarray, optional
         What is computed in bytes: ``NAME.top``, the largest value that a map keeps; ``NAME.scale``
         of a convolution, the steps of its weights, one for each filter; and weights in the place of
-        those of the same name. With ``NAME.inner.weight`` a convolution is computed by two: that
+        those of the same name, as they are or as steps (int8). With ``NAME.inner.weight`` a
+        convolution is computed by two: that
         one of few filters, and one of a single pixel behind it.
     """
 
@@ -70,6 +71,9 @@ class Layers:
             raise ValueError(f"{name} is {found.shape}, not {shape}")
         if source is self.int8:
             self._int8(name, found.shape)
+            if source[name].dtype == np.int8:
+                scale = f"{name.removesuffix('.weight')}.scale"
+                found = found * _by_filter(self._int8(scale, found.shape[:1]))
         self.taken.add(name)
         return found
 

@@ -43,6 +43,7 @@ FLOAT = ("stem.0.conv", *(f"marker_context.{n}" for n in ("outlines", "coarse", 
          "marker.1")  # fmt: skip
 LAST = ("prob", "marker.1")
 """Layers whose outputs are what a network says; the first has the distances behind it."""
+ROUNDED_TWICE = ("prob",)
 OWN = ("marker_context.", "marker.1.")
 OWN_OF_FAST = {"context": "marker_context", "last": "marker.1"}
 CUT_OFF = 1e-4
@@ -250,10 +251,18 @@ def lean_weights(file: Path, bundle: str) -> dict[str, NDArray[np.float32]]:
     return {name: values.astype(np.float16).astype(np.float32) for name, values in found.items()}
 
 
-def halved(name: str) -> type[np.floating]:
-    """Type in which an array is stored: weights in halves, before they are rounded to steps."""
-    exact = not name.endswith(".weight") or name.removesuffix(".weight") in LAST
-    return np.float32 if exact else np.float16
+def stored(found: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[Any]]:
+    """Weights as the steps that they are rounded to; those that stay in float32 in halves."""
+    result: dict[str, NDArray[Any]] = {}
+    for key, values in found.items():
+        name, _, kind = key.rpartition(".")
+        if kind == "weight" and f"{name}.scale" in found and name not in ROUNDED_TWICE:
+            steps = np.rint(values / found[f"{name}.scale"].reshape(-1, 1, 1, 1))
+            result[key] = np.ascontiguousarray(steps.clip(-127, 127), np.int8)
+        else:
+            half = kind == "weight" and name not in LAST
+            result[key] = np.ascontiguousarray(values, np.float16 if half else np.float32)
+    return result
 
 
 def main() -> None:
@@ -271,8 +280,7 @@ def main() -> None:
     config = StarDistConfig(**detector["network"])
     lean = lean_weights(arguments.lean, table["name"])
     found = with_last_layers(config, weights, rounded_numbers(config, weights, lean, tiles), tiles)
-    stored = {k: np.ascontiguousarray(v, halved(k)) for k, v in found.items()}
-    (folder / FILE).write_bytes(save(stored))
+    (folder / FILE).write_bytes(save(stored(found)))
     table["files"][FILE] = sha256_of(folder / FILE)
     detector["int8"] = FILE
     # Numbers before tables: TOML's order.

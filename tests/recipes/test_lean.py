@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
-from stardist.data import test_image_he_2d
+from stardist.data import test_image_he_2d as he_image
 from torch.nn import functional as F
 
 from lymphinfer.bundles.registry import find_bundle
@@ -24,7 +24,7 @@ WEIGHTS = find_bundle("he-v2").parent
 
 
 def real(side):
-    return np.ascontiguousarray(test_image_he_2d()[:side, :side])
+    return np.ascontiguousarray(he_image()[:side, :side])
 
 
 def light(pixels):
