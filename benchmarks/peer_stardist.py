@@ -59,8 +59,8 @@ def bytes_to_unit() -> Any:
         def before(self, x: Any, axes: str) -> Any:
             return x.astype(np.float32) / 255
 
-        def after(*args: Any, **kwargs: Any) -> Any:
-            raise NotImplementedError
+        def after(self, mean: Any, scale: Any, axes: str) -> Any:
+            return mean, scale
 
         @property
         def do_after(self) -> bool:
