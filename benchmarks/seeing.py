@@ -12,7 +12,7 @@ from PIL import Image
 from lymphinfer.bundles.loading import Bundle
 from lymphinfer.markers.hierarchy import apply_hierarchy
 from lymphinfer.markers.patches import cut_patches
-from lymphinfer.markers.two_scale import FarMap, FarScale, NearDense, near_features
+from lymphinfer.markers.two_scale import FarMap, FarScale, NearDense
 from lymphinfer.nuclei.detector import Detection, polygon_centroids
 from lymphinfer.slides.edges import mirrored
 
@@ -116,7 +116,7 @@ def classify_points(
     dense, model = seen.dense, bundle.markers
     assert isinstance(dense, NearDense) and seen.far is not None and model.far is not None
     weights = np.full(points.shape[1], 1 / points.shape[1], np.float32)
-    near = near_features(dense.maps, points, weights, dense.step_px)
+    near = dense.read_at(points, weights)
     far = seen.far.at(np.asarray(centers) * (bundle.manifest.mpp / model.far.mpp))
     nothing = np.zeros((len(points), 4, 2), np.float32)
     detection = Detection(nothing, np.ones(len(points), np.float32), None, {}, near)

@@ -31,8 +31,8 @@ class Layers:
         What is computed in bytes: ``NAME.top``, the largest value that a map keeps; ``NAME.scale``
         of a convolution, the steps of its weights, one for each filter; and weights in the place of
         those of the same name, as they are or as steps (int8). With ``NAME.inner.weight`` a
-        convolution is computed by two: that
-        one of few filters, and one of a single pixel behind it.
+        convolution is computed by two: that one of few filters, and one of a single pixel behind
+        it. One of even size in the place of an odd one moves by two pixels.
     """
 
     def __init__(
@@ -87,6 +87,10 @@ class Layers:
         """
         return len(self.take(f"{name}.weight"))
 
+    def is_even(self, name: str) -> bool:
+        """Whether a convolution has an even size: it moves by two pixels then, see `int8`."""
+        return bool(self.take(f"{name}.weight").shape[-1] % 2 == 0)
+
     def is_narrow(self, name: str) -> bool:
         """Whether a part of the network is computed through few channels, see `int8`."""
         return f"{name}.out.weight" in self.int8
@@ -125,30 +129,46 @@ class Layers:
             y = self.ops.add(y, self.take(f"{name}.bias", (c_out,)).reshape(1, -1, 1, 1))
         return self.rounded(self.ops.relu(y), name) if relu else y
 
-    def side_by_side(self, x: Any, widths: Mapping[str, int], exact: str) -> Any:
-        """Convolutions of one pixel that read the same map, by names and filters, as one layer.
+    def side_by_side(self, x: Any, widths: Mapping[str, int]) -> Any:
+        """Convolutions of one pixel that read the same map, by names and filters, as one layer."""
+        names = tuple(widths)
+        parts = [
+            (self.take(f"{n}.weight", (widths[n], channels(x), 1, 1)), self.take(f"{n}.bias"))
+            for n in names
+        ]
+        weights, biases = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return self.ops.add(
+            self._convolution(x, weights, names[0], 1, 1), biases.reshape(1, -1, 1, 1)
+        )
 
-        In bytes the one called `exact` comes twice: what its weights are rounded to, and behind
-        that, in finer steps, what rounding took off; the sum is to be used.
+    def in_two_parts(self, x: Any, name: str, c_out: int) -> Any:
+        """A convolution of one pixel, in bytes as exact as one in numbers.
+
+        What its weights are rounded to comes first, and behind that, in finer steps, what rounding
+        took off: 2 c_out channels, whose halves are to be added. In numbers there are c_out.
         """
-        weights, scales, biases = [], [], []
-        for name, width in widths.items():
-            weight = self.take(f"{name}.weight", (width, channels(x), 1, 1))
-            bias = self.take(f"{name}.bias", (width,))
-            if f"{name}.scale" in self.int8:
-                scales.append(self._int8(f"{name}.scale", (width,)))
-                if name == exact:
-                    rest = weight - self._steps(weight, scales[-1]) * _by_filter(scales[-1])
-                    scales.append(np.abs(rest).max(axis=(1, 2, 3)).clip(1e-12) / SEVEN_BITS)
-                    weight = np.concatenate([weight, rest])
-                    bias = np.concatenate([bias, np.zeros_like(bias)])
-            weights.append(weight)
-            biases.append(bias)
-        joined: Any = np.concatenate(weights)
-        if scales:
-            joined = self._bytes(joined, np.concatenate(scales))
-        y = self._convolution(x, joined, exact, 1, 1)
-        return self.ops.add(y, np.concatenate(biases).reshape(1, -1, 1, 1))
+        weight = self.take(f"{name}.weight", (c_out, channels(x), 1, 1))
+        bias = self.take(f"{name}.bias", (c_out,))
+        joined: Any = weight
+        if f"{name}.scale" in self.int8:
+            scale = self._int8(f"{name}.scale", (c_out,))
+            rest = weight - self._steps(weight, scale) * _by_filter(scale)
+            finer = np.abs(rest).max(axis=(1, 2, 3)).clip(1e-12) / SEVEN_BITS
+            joined = self._bytes(np.concatenate([weight, rest]), np.concatenate([scale, finer]))
+            bias = np.concatenate([bias, np.zeros_like(bias)])
+        y = self._convolution(x, joined, name, 1, 1)
+        return self.ops.add(y, bias.reshape(1, -1, 1, 1))
+
+    def as_bytes(self, x: Any, name: str) -> Any:
+        """A map for the caller as bytes, 255 at its top, one for all or one a channel.
+
+        It stays as it is where it has none. A quarter of the memory is written, and read.
+        """
+        if f"{name}.top" not in self.int8:
+            return x
+        top = self._int8(f"{name}.top", self.int8[f"{name}.top"].shape).reshape(1, -1, 1, 1)
+        low, high = np.float32(0), np.float32(255)
+        return self.ops.convert(self.ops.fake_quantize(x, low, top, low, high, 256), "u8")
 
     def _weight(self, name: str, shape: tuple[int, ...]) -> Any:
         weight = self.take(f"{name}.weight", shape)
@@ -157,8 +177,8 @@ class Layers:
         return self._bytes(weight, self._int8(f"{name}.scale", shape[:1]))
 
     def _convolution(self, x: Any, weight: Any, name: str, kernel: int, stride: int) -> Any:
-        pad = [kernel // 2] * 2
-        return self.ops.convolution(x, weight, [stride] * 2, pad, pad, [1, 1], name=name)
+        before, behind = [(kernel - 1) // 2] * 2, [kernel // 2] * 2
+        return self.ops.convolution(x, weight, [stride] * 2, before, behind, [1, 1], name=name)
 
     def rounded(self, x: Any, name: str) -> Any:
         """A map without negative values, in 256 steps up to its top where it has one."""

@@ -6,6 +6,7 @@ of torch's time (`benchmarks/speed.py`).
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -31,17 +32,20 @@ def core() -> Any:
     return openvino.Core()
 
 
-KEPT_SHAPES = 1
-"""Sizes of input for which a compiled graph is kept. A second one takes half a GB and saves, on a
-slide of few tiles, a twentieth of the CPU seconds or nothing."""
+KEPT_SHAPES = 8
+"""Sizes of input for which a compiled graph is kept, a few MB each without memory for its maps."""
+PX_WITH_MEMORY = 6_500_000
+"""Pixels of the inputs whose maps have memory at once, some 100 bytes a pixel: a tile of 2240 px
+and a narrow one. Memory that comes anew costs a page fault for each 4 KB."""
 
 
 class CpuGraph:
     """A graph of one image input that OpenVINO computes on the CPU.
 
-    It is compiled for each size of input in a few tenths of a second: a graph for any size takes
-    as long when it meets a new one, needs twice the memory (1.4 GB for 0.7 at 2304 px a side) and
-    sorts its outputs anew, a tenth of the lean detector's time. One thread at a time may call it.
+    It is compiled for each size of input in a few tenths of a second, and kept: a graph for any
+    size takes as long when it meets a new one, needs twice the memory (1.4 GB for 0.7 at 2304 px
+    a side) and sorts its outputs anew, a tenth of a lean detector's time. One thread at a time may
+    call it.
 
     Parameters
     ----------
@@ -63,7 +67,7 @@ class CpuGraph:
         self.model = model
         self._compiled: OrderedDict[tuple[int, ...], _Compiled] = OrderedDict()
 
-    def __call__(self, pixels: NDArray[Any]) -> list[NDArray[np.float32]]:
+    def __call__(self, pixels: NDArray[Any]) -> list[NDArray[Any]]:
         """Run it.
 
         Parameters
@@ -73,22 +77,38 @@ class CpuGraph:
 
         Returns
         -------
-        list of ndarray of float32
-            Its outputs, in their order; they are the caller's.
+        list of ndarray
+            Its outputs, in their order; they are the caller's. Of float32, but where the graph
+            tells bytes.
         """
         rows = len(pixels)
         if self.batch and (lack := self.batch - rows):
             pixels = np.concatenate([pixels, np.zeros((lack, *pixels.shape[1:]), pixels.dtype)])
         return [values[:rows] for values in self._for(pixels.shape).run(pixels)]
 
+    def rest(self) -> None:
+        """Give back the memory of all maps; outputs that somebody holds stay."""
+        for compiled in self._compiled.values():
+            if not compiled.at_rest:
+                compiled.rest()
+
     def _for(self, shape: tuple[int, ...]) -> _Compiled:
+        self._make_room(shape)
         if shape not in self._compiled:
-            # It goes first: the maps of two sizes would be held at once otherwise.
             while len(self._compiled) >= KEPT_SHAPES:
                 self._compiled.popitem(last=False)
             self._compiled[shape] = _Compiled(self._compile(shape))
         self._compiled.move_to_end(shape)
         return self._compiled[shape]
+
+    def _make_room(self, shape: tuple[int, ...]) -> None:
+        """Give back maps of the sizes that were not used for longest, before others are made."""
+        left = PX_WITH_MEMORY - _pixels(shape)
+        for other, compiled in reversed(self._compiled.items()):
+            if other != shape and not compiled.at_rest:
+                left -= _pixels(other)
+                if left < 0:
+                    compiled.rest()
 
     def _compile(self, shape: tuple[int, ...]) -> Any:
         self.model.reshape(list(shape))
@@ -102,17 +122,29 @@ class CpuGraph:
         return core().compile_model(self.model, "CPU", options)
 
 
+def _pixels(shape: tuple[int, ...]) -> int:
+    return math.prod(shape[:3])
+
+
 class _Compiled:
     """A graph for one size of input, and the requests that nobody uses."""
 
     def __init__(self, graph: Any):
         self.graph = graph
         self.idle: list[Any] = []
+        self.at_rest = False
 
-    def run(self, pixels: NDArray[Any]) -> list[NDArray[np.float32]]:
-        # A request's outputs are given away, not copied: a tile's take 180 MB and more. It is used
+    def rest(self) -> None:
+        """Give back the memory of maps; outputs that somebody holds stay until they are let go."""
+        self.at_rest = True
+        self.idle.clear()
+        self.graph.release_memory()
+
+    def run(self, pixels: NDArray[Any]) -> list[NDArray[Any]]:
+        # A request's outputs are given away, not copied: 50 MB and more a tile. It is used
         # again once nobody holds any of them; fresh memory would cost a page fault for each 4 KB.
         # What is computed on the way belongs to the compiled graph and is there once.
+        self.at_rest = False
         try:
             request = self.idle.pop()
         except IndexError:
@@ -126,5 +158,5 @@ class _Compiled:
         return held
 
     def _let_go(self, request: Any, left: Iterator[int]) -> None:
-        if next(left) == 1:
+        if next(left) == 1 and not self.at_rest:
             self.idle.append(request)

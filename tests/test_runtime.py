@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from lymphinfer import runtime
 from lymphinfer.bundles.torch_networks import weights_of
 from lymphinfer.markers import classifier
 from lymphinfer.markers.classifier import ClassifierConfig, MarkerClassifier, classify_patches
@@ -107,6 +108,32 @@ def test_sizes_that_come_and_go_give_what_they_gave():
     first = [graph.predict(image(*size)[None])[0] for size in sizes]
     for size, before in reversed(list(zip(sizes, first, strict=True))):
         np.testing.assert_array_equal(graph.predict(image(*size)[None])[0].dist, before.dist)
+
+
+def test_a_size_is_compiled_once_and_memory_of_others_is_given_back(monkeypatch):
+    monkeypatch.setattr(runtime, "PX_WITH_MEMORY", 64 * 96 + 64 * 64)
+    compiled = []
+    plain = runtime.CpuGraph._compile
+
+    def compile_(self, shape):
+        compiled.append(shape[1:3])
+        return plain(self, shape)
+
+    monkeypatch.setattr(runtime.CpuGraph, "_compile", compile_)
+    graph = graph_of(trained_looking(encoder="resnet"))
+    held = graph.predict(image(64, 96)[None])[0]
+    before = held.dist.copy()
+    for size in ((64, 64), (96, 96), (64, 96), (64, 64)):
+        graph.predict(image(*size)[None])
+    assert compiled == [(64, 96), (64, 64), (96, 96)]
+    np.testing.assert_array_equal(held.dist, before)
+    resting = {shape[1:3] for shape, one in graph.run._compiled.items() if one.at_rest}
+    assert resting == {(96, 96)}
+    # What is let go of late is not kept either.
+    graph.predict(image(96, 96)[None])
+    del held
+    gc.collect()
+    assert not graph.run._compiled[1, 64, 96, 3].idle
 
 
 def test_bfloat16_by_openvino_is_near_float32():

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from lymphinfer.cells.outlines import Rings, areas, centroids
+from lymphinfer.columns import number_column, text_column, values_of
 from lymphinfer.errors import ResultError
 from lymphinfer.panel import Panel
 from lymphinfer.version import __version__
@@ -157,18 +158,18 @@ def build_table(
         "id": pa.FixedSizeBinaryArray.from_buffers(
             pa.binary(16), n, [None, pa.py_buffer(ids[order].tobytes())]
         ),
-        "x": pa.array(centers[order, 0] / 100),
-        "y": pa.array(centers[order, 1] / 100),
+        "x": number_column(centers[order, 0] / 100),
+        "y": number_column(centers[order, 1] / 100),
         "polygon": pa.ListArray.from_arrays(
-            pa.array((2 * rings.offsets).astype(np.int32)),
-            pa.array(rings.hundredths.astype(np.int32).ravel()),
+            number_column((2 * rings.offsets).astype(np.int32)),
+            number_column(rings.hundredths.astype(np.int32).ravel()),
         ),
         "call": pa.DictionaryArray.from_arrays(
-            pa.array(calls[order].astype(np.int8)), pa.array(panel.calls, pa.string())
+            number_column(calls[order].astype(np.int8)), text_column(panel.calls)
         ),
     }
     for name, values in columns.items():
-        arrays[name] = pa.array(values[order].astype(np.float32), mask=np.isnan(values[order]))
+        arrays[name] = number_column(values[order].astype(np.float32), np.isnan(values[order]))
     wanted = schema(panel, tuple(extras))
     return pa.table([arrays[field.name].cast(field.type) for field in wanted], schema=wanted)
 
@@ -220,8 +221,8 @@ def measurements(table_schema: pa.Schema) -> dict[str, str]:
 def read_rings(table: pa.Table) -> Rings:
     """Outlines of a table's nuclei, level-0 px, in row order."""
     column = table.column("polygon").combine_chunks()
-    offsets = column.offsets.to_numpy().astype(np.int64)
-    values = column.values.to_numpy()[offsets[0] : offsets[-1]]
+    offsets = values_of(column.offsets).astype(np.int64)
+    values = values_of(column.values)[offsets[0] : offsets[-1]]
     return Rings(values.reshape(-1, 2) / 100, (offsets - offsets[0]) // 2)
 
 
@@ -241,14 +242,14 @@ def read_calls(table: pa.Table, panel: Panel) -> NDArray[np.int32]:
         If a call is not one of the panel's.
     """
     column = table.column("call").cast(pa.string())
-    indices = pc.index_in(column, pa.array(panel.calls, pa.string()))
+    indices = pc.index_in(column, text_column(panel.calls))
     if indices.null_count:
         names = sorted(map(str, set(pc.unique(column).to_pylist()) - set(panel.calls)))
         raise ResultError(
             f"the nucleus table has the calls {names}, the panel {panel.name!r} has {panel.calls}: "
             "use the panel that the table was made with"
         )
-    found: NDArray[np.int32] = indices.to_numpy().astype(np.int32)
+    found: NDArray[np.int32] = values_of(indices).astype(np.int32)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -32,6 +33,10 @@ from lymphinfer.cli.typed import RememberingGroup
 from lymphinfer.errors import NO_MEMORY, LymphinferError, is_memory_short
 from lymphinfer.extras import fix_of
 from lymphinfer.textfiles import shown
+
+MANY_OBJECTS = 50000
+"""Objects that are made before those that nobody can reach are looked for; Python's 700 is small
+for a program that loads thousands."""
 
 app = typer.Typer(
     name="lymphinfer",
@@ -90,6 +95,8 @@ def root(
 def main() -> None:
     """Entry point. Exit codes: 0 all done, 1 some slides failed, 2 nothing could be done."""
     guard_streams()
+    # What is made at the start stays: looking through it again and again is time for nothing.
+    gc.set_threshold(MANY_OBJECTS)
     try:
         app()
     except LymphinferError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -164,6 +165,8 @@ def predict(
     folder, on one machine or many, its processes share the slides.
     """
     # The command line answers --help before torch is loaded.
+    # Before numpy is loaded: its threads and scipy's wait busily, and a prediction needs neither.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from lymphinfer.batch.calls import CallFile, written_down
     from lymphinfer.batch.inputs import is_single, results_root
     from lymphinfer.batch.options import BatchOptions, device_names

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from lymphinfer.cells.files import atomic_write
 from lymphinfer.cells.table import measurements, read_calls, read_ids, read_rings
+from lymphinfer.columns import values_of
 from lymphinfer.export.lineage_order import ClassSpool, call_lineages
 from lymphinfer.export.nucleus_types import type_classes
 from lymphinfer.export.numerals import id_texts, number_texts, point_texts, ring_texts
@@ -204,7 +205,7 @@ def _spool(
 
 
 def _centroids(table: pa.Table) -> NDArray[np.float64]:
-    return np.stack([table.column("x").to_numpy(), table.column("y").to_numpy()], axis=1)
+    return np.stack([values_of(table.column("x")), values_of(table.column("y"))], axis=1)
 
 
 def _classification(panel: Panel, call: str) -> bytes:
@@ -216,7 +217,7 @@ def _classification(panel: Panel, call: str) -> bytes:
 
 def _measurement_texts(table: pa.Table) -> list[bytes]:
     names = measurements(table.schema)
-    columns = [number_texts(table.column(c).to_numpy()) for c in names]
+    columns = [number_texts(values_of(table.column(c))) for c in names]
     keys = [orjson.dumps(name) + b":" for name in names.values()]
     if any(table.column(c).null_count for c in names) or any(b"null" in c for c in columns):
         return [

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from lymphinfer.cells.files import atomic_write
 from lymphinfer.cells.table import read_calls
+from lymphinfer.columns import values_of
 from lymphinfer.panel import OTHER, PANELS, Panel
 from lymphinfer.textfiles import json_bytes
 from lymphinfer.version import __version__
@@ -73,7 +74,7 @@ class Counts:
         self.nuclei += table.num_rows
         self.calls += np.bincount(read_calls(table, self.panel), minlength=len(self.calls))
         for name in self._columns:
-            values = table.column(name).to_numpy().astype(np.float64)
+            values = values_of(table.column(name)).astype(np.float64)
             known = np.isfinite(values)
             self._sums[name] += float(values[known].sum())
             self._known[name] += int(known.sum())

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from lymphinfer.cells.outlines import is_valid
 from lymphinfer.cells.table import read_ids, read_rings
+from lymphinfer.columns import values_of
 from lymphinfer.errors import ResultError
 from lymphinfer.panel import Panel
 
@@ -57,9 +58,9 @@ def validate_table(table: pa.Table) -> None:
         if column.null_count:
             row = int(np.flatnonzero(column.is_null().to_numpy())[0])
             raise ResultError(f"the nucleus in row {row} of the table has no {name}: {REMEDY}")
-    centers = np.stack([table.column("x").to_numpy(), table.column("y").to_numpy()], axis=1)
+    centers = np.stack([values_of(table.column(name)) for name in ("x", "y")], axis=1)
     _refuse(table, ~np.isfinite(centers).all(axis=1), "has no finite position")
-    lengths = np.diff(table.column("polygon").combine_chunks().offsets.to_numpy())
+    lengths = np.diff(values_of(table.column("polygon").combine_chunks().offsets))
     _refuse(table, lengths % 2 != 0, "has an x without a y in its outline")
     _refuse(table, lengths < 6, "has fewer than 3 vertices")
     _refuse(table, ~is_valid(read_rings(table)), "has an outline that crosses itself or is flat")

@@ -56,6 +56,8 @@ class GraphFar:
     def look(self, pixels: NDArray[np.uint8]) -> F32:
         """See `FarEngine.look`."""
         features: F32 = self.run(pixels[None])[0][0]
+        # Its turn comes again after many tiles, which have that memory now.
+        self.run.rest()
         return features
 
     def tell(self, features: F32, points: NDArray[np.floating]) -> F32:

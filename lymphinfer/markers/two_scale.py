@@ -147,7 +147,10 @@ def near_features(
 
 
 class NearDense:
-    """A detector's dense prediction beside the near maps of the same tile."""
+    """A detector's dense prediction beside the near maps of the same tile.
+
+    `step` is what one of the maps means, see `DensePrediction.features_step`.
+    """
 
     def __init__(
         self,
@@ -155,14 +158,23 @@ class NearDense:
         maps: NDArray[np.float32],
         step_px: NDArray[np.float32],
         ready: Moment | None = None,
+        step: NDArray[np.float32] | None = None,
     ):
         self.dense, self.maps, self.step_px, self.ready = dense, maps, step_px, ready
+        self.step = step
 
     def read(self, polygons: NDArray[np.float32]) -> NDArray[np.float32]:
         """Near features (N, C) of nuclei by their outlines (N, V, 2), tile px."""
+        return self.read_at(*near_points(polygons))
+
+    def read_at(
+        self, points: NDArray[np.floating], weights: NDArray[np.floating]
+    ) -> NDArray[np.float32]:
+        """Near features (N, C) at points (N, K, 2) of each nucleus, tile px, weights (K,)."""
         if self.ready is not None:
             self.ready.wait()
-        return near_features(self.maps, *near_points(polygons), self.step_px)
+        found = near_features(self.maps, points, weights, self.step_px)
+        return found if self.step is None else found * self.step
 
 
 class NearMarkers:
@@ -210,7 +222,7 @@ def near_dense(dense: Any, read: TilePrediction, reader: StarDistDetector) -> Ne
     maps = read.dense.marker_features
     assert maps is not None
     step_px = (2 * reader.config.grid / np.array(read.scale)).astype(np.float32)
-    return NearDense(dense, maps, step_px, read.dense.ready)
+    return NearDense(dense, maps, step_px, read.dense.ready, read.dense.features_step)
 
 
 class FarEngine(Protocol):

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from lymphinfer.columns import values_of
 from lymphinfer.slides.grid import Tile
 
 FOCUS_KEY = b"lymphinfer.focus"
@@ -129,14 +130,15 @@ def with_fields(table: pa.Table, fields: Iterable[BlurredField]) -> pa.Table:
     pyarrow.Table
         With `FOCUS_KEY` in its metadata, where there are any.
     """
-    x, y = (table.column(name).to_numpy() for name in ("x", "y"))
+    fields = sorted(fields, key=lambda field: (field.box[1], field.box[0]))
+    if not fields:
+        return table
+    x, y = (values_of(table.column(name)) for name in ("x", "y"))
     rows = []
-    for field in sorted(fields, key=lambda field: (field.box[1], field.box[0])):
+    for field in fields:
         x0, y0, x1, y1 = field.box
         inside = int(((x >= x0) & (x < x1) & (y >= y0) & (y < y1)).sum())
         rows.append([*field.box, field.focus, inside])
-    if not rows:
-        return table
     metadata = {**(table.schema.metadata or {}), FOCUS_KEY: json.dumps(rows).encode()}
     return table.replace_schema_metadata(metadata)
 
@@ -161,8 +163,14 @@ def _binned(values: NDArray[np.integer], by: int) -> NDArray[np.int32]:
     """Sums of blocks of `by` x `by` pixels."""
     rows, columns = (n // by * by for n in values.shape)
     kept = values[:rows, :columns]
-    lines = np.add.reduceat(kept, np.arange(0, rows, by), axis=0, dtype=np.int32)
-    return np.asarray(np.add.reduceat(lines, np.arange(0, columns, by), axis=1, dtype=np.int32))
+    # Several times as fast as `np.add.reduceat`.
+    lines = kept[::by].astype(np.int32)
+    for n in range(1, by):
+        lines += kept[n::by]
+    sums = lines[:, ::by].copy()
+    for n in range(1, by):
+        sums += lines[:, n::by]
+    return sums
 
 
 def _starts(length: int, side: int) -> list[tuple[int, int]]:

@@ -17,6 +17,9 @@ Box = tuple[int, int, int, int]
 
 TRIM_PX = 64
 """Trimmed cores begin and end on multiples of it: every detector's pixel grid fits."""
+LEAST_TRIM = 0.1
+"""Share of a side that trimming must save. Tiles of one size share a compiled network and its
+memory, which cost as much as a tenth of a tile."""
 
 
 def grid_dimensions(
@@ -188,7 +191,8 @@ class TileGrid:
         """Tiles whose core has more than `min_fraction` tissue and meets the region, row-major.
 
         Without a mask or a region that condition falls away. A core is trimmed to the rectangle
-        around its tissue (whose mask has a margin), outward to multiples of `TRIM_PX`.
+        around its tissue (whose mask has a margin), outward to multiples of `TRIM_PX`, in
+        directions in which that saves more than `LEAST_TRIM`.
         """
         every = list(self)
         boxes = np.array([tile.core for tile in every], dtype=np.float64) * self.downsample
@@ -236,12 +240,13 @@ class TileGrid:
         """A tile cut to a rectangle of the working grid, outward to multiples of `TRIM_PX`."""
         x0, y0, x1, y1 = tile.core
         left, top, right, bottom = (edge / TRIM_PX for edge in box)
-        core = (
-            max(x0, math.floor(left) * TRIM_PX),
-            max(y0, math.floor(top) * TRIM_PX),
-            min(x1, math.ceil(right) * TRIM_PX),
-            min(y1, math.ceil(bottom) * TRIM_PX),
-        )
+        across = max(x0, math.floor(left) * TRIM_PX), min(x1, math.ceil(right) * TRIM_PX)
+        down = max(y0, math.floor(top) * TRIM_PX), min(y1, math.ceil(bottom) * TRIM_PX)
+        if across[1] - across[0] > (1 - LEAST_TRIM) * (x1 - x0):
+            across = x0, x1
+        if down[1] - down[0] > (1 - LEAST_TRIM) * (y1 - y0):
+            down = y0, y1
+        core = across[0], down[0], across[1], down[1]
         return replace(
             tile,
             core=core,

@@ -341,7 +341,7 @@ def card(name: str, version: str, quality: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", type=Path, default=Path("weights"))
-    parser.add_argument("--version", default="0.7.2")
+    parser.add_argument("--version", default="0.7.3")
     parser.add_argument("--bundles", nargs="+", default=list(WAYS), choices=list(WAYS))
     arguments = parser.parse_args()
     for name in arguments.bundles:

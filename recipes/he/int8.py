@@ -31,7 +31,7 @@ from lymphinfer.downloading import sha256_of
 from lymphinfer.layers import MAP, SEVEN_BITS
 from lymphinfer.nuclei.datasets import read_folder
 from lymphinfer.nuclei.stardist.config import StarDistConfig
-from lymphinfer.nuclei.stardist.graph import build_graph
+from lymphinfer.nuclei.stardist.graph import DIST_TOP, FEATURES_TOP, build_graph
 from lymphinfer.runtime import CpuGraph
 from lymphinfer.training.detectors.stardist import resample
 from recipes.he.near_sets import at_mpp, read_raw
@@ -47,6 +47,10 @@ ROUNDED_TWICE = ("prob",)
 OWN = ("marker_context.", "marker.1.")
 OWN_OF_FAST = {"context": "marker_context", "last": "marker.1"}
 CUT_OFF = 1e-4
+MOST_PX = 63.75
+"""Ray that a byte can tell, 21 µm; its steps are a quarter of a pixel."""
+FURTHER = 1.2
+"""Marker features of other tissue may be larger than those of the tiles."""
 
 
 def tiles_of(data: Path, mpp: float) -> list[NDArray[np.uint8]]:
@@ -139,11 +143,7 @@ def rounded_numbers(
             overflow_fix=OverflowFix.ENABLE, activations_range_estimator_params=ranges
         ),
     )
-    found = numbers_of(rounded)
-    for kind in ("scale", "bias"):
-        if (both := found.get(f"prob.{kind}")) is not None:
-            found[f"prob.{kind}"], found[f"dist.{kind}"] = both[:1], both[1:]
-    return lean | found
+    return lean | numbers_of(rounded)
 
 
 def seen_by(model: Any, tiles: list[NDArray[np.uint8]]) -> list[dict[str, NDArray[np.float32]]]:
@@ -200,9 +200,10 @@ def fitted(
             "marker.1": 0.002 + p,
         }[name]
         said = one[f"{source} out"][0, rows].astype(np.float64)
-        step = share.shape[0] // said.shape[1]
-        share = share[::step, ::step].reshape(-1, 1)
-        x = other[f"{source} in"][0].reshape(weight.shape[1], -1).T.astype(np.float64)
+        maps = other[f"{source} in"][0].astype(np.float64)
+        said = by_places(said, said.shape[1] // maps.shape[1])
+        share = by_places(share[None], share.shape[0] // maps.shape[1]).mean(axis=0).reshape(-1, 1)
+        x = maps.reshape(len(maps), -1).T
         x = np.column_stack([x, np.ones(len(x))])
         gram = gram + x.T @ (share * x)
         right = right + x.T @ (share * said.reshape(len(said), -1).T)
@@ -214,6 +215,13 @@ def fitted(
     return (
         found[:-1].T[:, :, None, None].astype(np.float32), found[-1].astype(np.float32)
     )  # fmt: skip
+
+
+def by_places(maps: NDArray[np.float64], step: int) -> NDArray[np.float64]:
+    """Maps (C, h, w) as (C step², h / step, w / step), the points of a square behind each other."""
+    count, height, width = maps.shape
+    squares = maps.reshape(count, height // step, step, width // step, step)
+    return squares.transpose(0, 2, 4, 1, 3).reshape(-1, height // step, width // step)
 
 
 def with_last_layers(
@@ -231,6 +239,12 @@ def with_last_layers(
         result[f"{name}.weight"], result[f"{name}.bias"] = parts
         if f"{name}.scale" in found:
             result[f"{name}.scale"] = steps_of(parts[0])
+    result[DIST_TOP] = np.array([MOST_PX], np.float32)
+    if config.marker_features:
+        seen = np.concatenate([s["marker.1 in"][0].reshape(config.n_marker_context, -1)
+                               for s in small], axis=1)  # fmt: skip
+        tops = FURTHER * np.quantile(seen, 1 - CUT_OFF, axis=1)
+        result[FEATURES_TOP] = np.maximum(tops, tops.mean() / 100).astype(np.float32)
     return result
 
 

@@ -5,13 +5,16 @@ each is fitted by least squares to what the shipped network has there (He, Zhang
 *channel pruning for accelerating very deep neural networks*): the trunk that joins the blocks keeps
 its width. The decoder's convolutions and the marker head's context are computed through few
 channels, those in which their outputs vary most (Zhang et al. 2016, *accelerating very deep
-convolutional networks*). All names of weights are those that `lymphinfer.layers.Layers` looks for.
+convolutional networks*). Outlines of two by two points are read from one map of half their grid:
+distances hardly differ between neighbours. All names of weights are those that
+`lymphinfer.layers.Layers` looks for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from itertools import product
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,71 +24,23 @@ from torch.nn import functional as F
 
 from lymphinfer.nuclei.stardist.blocks import ConvBlock, ResidualBlock
 from lymphinfer.nuclei.stardist.network import MarkerContext, ResidualStarDistNet
+from recipes.he.lean_layers import FourPointConv, NarrowContext, NarrowConv
 from recipes.he.student_teacher import Lesson, Teacher
 
-KEPT = (1.0, 0.25, 0.25)
-"""Share of the filters inside a residual block, by level: the finest needs all."""
-FEW = {"marker.0": 32}
-"""Channels that a convolution is computed through. Of those that outlines are read from none is
-here: through few channels they lost 0.013 of PQ (decoder's 16, 32 and 64, outlines' 32)."""
+KEPT = ((1.0,) * 3, (0.1875,) * 3, (0.125,) * 3)
+"""Share of the filters inside each residual block, by level: the finest needs all."""
+FEW = {"up.2": 32, "up.1": 32, "marker.0": 32}
+"""Channels that a convolution is computed through. The decoder's finest is not here: through 16 it
+lost 0.012 of PQ untrained, the two coarser ones through 32 lose 0.003 together."""
 FEW_IN_CONTEXT = 32
+HIDDEN = 32
+"""Of the units from which he-v1-fast's marker is read, those that say most: while it learns. What
+is taught to a bundle is taught to all of the shipped network's, see `hidden_as_shipped`."""
 RIDGE = 1e-4
+MOST_LOGIT, LEAST_WEIGHT = 12.0, 0.05
+"""Logits beyond it say no more; what places without a nucleus count for, beside one within."""
 LEAST_SHARE = 2e-4
 """Of a narrow map's values ReLU may cut off so many at first."""
-
-
-class NarrowConv(nn.Conv2d):
-    """A convolution to few channels, ReLU, and one of a single pixel behind it."""
-
-    def __init__(self, like: nn.Conv2d, few: int):
-        super().__init__(few, like.out_channels, 1)
-        size, pad = cast(Any, like.kernel_size), cast(Any, like.padding)
-        self.inner = nn.Conv2d(like.in_channels, few, size, padding=pad)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, c_in, H, W) to (B, c_out, H, W)."""
-        return super().forward(F.relu(self.inner(x)))
-
-
-class NarrowContext(nn.Module):
-    """What a `MarkerContext` says, through few channels.
-
-    Parameters
-    ----------
-    width : int
-        Filters on the head's grid.
-    features : int
-        Filters before the heads.
-    few, c_out : int
-    """
-
-    def __init__(self, width: int, features: int, few: int, c_out: int):
-        super().__init__()
-        self.near = nn.Conv2d(2 * width + features, few, 1)
-        self.blurred = nn.Conv2d(2 * width, few, 1, bias=False)
-        self.outlines = nn.Conv2d(features, few, 1, bias=False)
-        self.coarse = nn.Conv2d(2 * width, few, 1, bias=False)
-        self.around = nn.Conv2d(width, few, 1, bias=False)
-        self.out = nn.Conv2d(few, c_out, 1)
-
-    @staticmethod
-    def inputs(
-        encoded: Sequence[Tensor], decoded: Sequence[Tensor], features: Tensor, read: Tensor
-    ) -> tuple[Tensor, ...]:
-        """Arguments of `forward`; see `MarkerContext.inputs` for those that are given."""
-        fine = torch.cat([encoded[1], decoded[1]], dim=1)
-        wide = _mean3(F.avg_pool2d(decoded[1], 4))
-        return fine, read, F.avg_pool2d(features, 2), encoded[2], wide
-
-    def forward(
-        self, fine: Tensor, read: Tensor, features: Tensor, coarse: Tensor, around: Tensor
-    ) -> Tensor:
-        """`inputs` to (B, c_out, H, W)."""
-        total = self.near(torch.cat([fine, read], dim=1)) + _mean3(self.blurred(fine))
-        total = total + self.outlines(features)
-        for x in (self.coarse(coarse), self.around(around)):
-            total = total + F.interpolate(x, total.shape[-2:], mode="bilinear")
-        return F.relu(self.out(total))
 
 
 class Lean(nn.Module):
@@ -108,11 +63,10 @@ class Lean(nn.Module):
         encoded = net.encode(x)
         decoded = net.decode(encoded)
         features = net.features(decoded[0])
-        around = net.marker_context.inputs(encoded, decoded, features, net.marker[0](decoded[1]))
+        around = NarrowContext.inputs(encoded, decoded, features, net.marker[0](decoded[1]))
         marker = self.last(self.context(*around))
-        return Lesson(
-            net.prob(features)[:, 0], net.dist(features), marker, net.marker_context(*around)
-        )
+        prob, dist = F.pixel_shuffle(net.prob(features), 2), F.pixel_shuffle(net.dist(features), 2)
+        return Lesson(prob[:, 0], dist, marker, net.marker_context(*around))
 
     def weights(self, bundle: str) -> dict[str, Tensor]:
         """What a bundle's graph is built of, by the names of `lymphinfer.layers`."""
@@ -138,9 +92,9 @@ def prune(net: ResidualStarDistNet, shipped: ResidualStarDistNet, tiles: Sequenc
     """Take filters out of a network's residual blocks, those that say least on tiles."""
     before = [shipped.stem(x) for x in tiles]
     now = [x.clone() for x in before]
-    for level, share in enumerate(KEPT):
-        blocks = zip(cast(Any, net.down[level]), cast(Any, shipped.down[level]), strict=True)
-        for block, old in blocks:
+    for level, shares in enumerate(KEPT):
+        blocks = cast(Any, net.down[level]), cast(Any, shipped.down[level])
+        for block, old, share in zip(*blocks, shares, strict=True):
             said = [old.second(old.first(x)) + old.shortcut(x) for x in before]
             beside = [block.shortcut(x) for x in now]
             inside = _fewer_filters(block, now, share)
@@ -199,30 +153,149 @@ def narrow(lean: Lean, teacher: Teacher, tiles: Sequence[Tensor]) -> None:
     """Compute the decoder and the contexts of the marker heads through few channels."""
     net, shipped = lean.net, teacher.net
     assert net.marker is not None and shipped.marker is not None
-    encoded = [shipped.encode(x) for x in tiles]
-    decoded = [[maps[-1]] for maps in encoded]
+    own, encoded = [net.encode(x) for x in tiles], [shipped.encode(x) for x in tiles]
+    decoded = [[maps[-1]] for maps in own]
+    told = [shipped.decode(maps) for maps in encoded]
     for level in reversed(range(len(net.up))):
-        inputs = []
-        for maps, above in zip(encoded, decoded, strict=True):
-            x = F.interpolate(net.lateral[level](above[0]), scale_factor=2, mode="nearest")
-            inputs.append(torch.cat([x, maps[level]], dim=1))
+        inputs = [_below(net, level, x[0], maps) for x, maps in zip(decoded, own, strict=True)]
+        block = cast(ConvBlock, shipped.up[level])
+        said = [
+            block.conv(_below(shipped, level, x[level + 1], maps))
+            for x, maps in zip(told, encoded, strict=True)
+        ]
         if f"up.{level}" in FEW:
-            _through_few(cast(ConvBlock, net.up[level]), FEW[f"up.{level}"], inputs)
+            _through_few(cast(ConvBlock, net.up[level]), FEW[f"up.{level}"], inputs, said)
         for x, above in zip(inputs, decoded, strict=True):
             above.insert(0, net.up[level](x))
-    if "features" in FEW:
-        _through_few(net.features, FEW["features"], [maps[0] for maps in decoded])
-    _through_few(cast(ConvBlock, net.marker[0]), FEW["marker.0"], [maps[1] for maps in decoded])
+    outlines = _four_points(net, shipped, [x[0] for x in told], [x[0] for x in decoded])
+    read = cast(ConvBlock, shipped.marker[0])
+    said = [read.conv(x[1]) for x in told]
+    _through_few(cast(ConvBlock, net.marker[0]), FEW["marker.0"], [x[1] for x in decoded], said)
     assert shipped.marker_context is not None
-    cast(Any, net).marker_context = _narrow_context(shipped.marker_context, teacher, encoded)
-    cast(Any, lean).context = _narrow_context(teacher.context, teacher, encoded)
+    for room, name, old in (
+        (net, "marker_context", shipped.marker_context),
+        (lean, "context", teacher.context),
+    ):
+        setattr(room, name, _narrow_context(old, teacher, encoded, outlines))
+    _fewer_hidden(lean, teacher, tiles)
 
 
-def _through_few(block: ConvBlock, few: int, inputs: Sequence[Tensor]) -> None:
-    """Put a `NarrowConv` in a block's place, by the main axes of what the block says."""
+@torch.no_grad()
+def hidden_as_shipped(lean: Lean, teacher: Teacher, tiles: Sequence[Tensor]) -> None:
+    """Read he-v1-fast's marker from as many units as shipped, fitted to what those say."""
+    sums, wanted = [], []
+    context = cast(NarrowContext, lean.context)
+    old = teacher.context
+    for x in tiles:
+        sums.append(context.total(*around_of(lean.net, x, NarrowContext.inputs)))
+        near, coarse, wide = around_of(teacher.net, x, MarkerContext.inputs)
+        total = old.near(near)
+        for seen in (old.coarse(coarse), old.around(wide)):
+            total = total + F.interpolate(seen, total.shape[-2:], mode="bilinear")
+        wanted.append(total)
+    rows = _rows(sums)
+    context.out = _of_a_pixel(*_read_by(rows, _rows(wanted), torch.ones(len(rows), 1)))
+    lean.last = deepcopy(teacher.last)
+
+
+def around_of(net: ResidualStarDistNet, x: Tensor, inputs: Any) -> tuple[Tensor, ...]:
+    """What a marker head's context reads of a tile; `inputs` is that of its class."""
+    encoded = net.encode(x)
+    decoded = net.decode(encoded)
+    read = cast(nn.Sequential, net.marker)[0](decoded[1])
+    found: tuple[Tensor, ...] = inputs(encoded, decoded, net.features(decoded[0]), read)
+    return found
+
+
+def _fewer_hidden(lean: Lean, teacher: Teacher, tiles: Sequence[Tensor]) -> None:
+    """Leave `HIDDEN` units before he-v1-fast's marker, and read it anew from those."""
+    hidden, wanted = [], []
+    for x in tiles:
+        hidden.append(lean.context(*around_of(lean.net, x, NarrowContext.inputs)))
+        wanted.append(teacher.logits(x).marker)
+    rows = _rows(hidden)
+    says = rows.square().mean(dim=0) * cast(nn.Conv2d, lean.last).weight[0, :, 0, 0].square()
+    kept = says.argsort(descending=True)[:HIDDEN].sort().values
+    out = cast(nn.Conv2d, lean.context.out)
+    assert out.bias is not None
+    cast(Any, lean.context).out = _of_a_pixel(out.weight[kept, :, 0, 0], out.bias[kept])
+    lean.last = _of_a_pixel(*_read_by(rows[:, kept], _rows(wanted), torch.ones(len(rows), 1)))
+
+
+def _below(
+    net: ResidualStarDistNet, level: int, above: Tensor, encoded: Sequence[Tensor]
+) -> Tensor:
+    """What the decoder's convolution of a level reads."""
+    x = F.interpolate(net.lateral[level](above), scale_factor=2, mode="nearest")
+    return torch.cat([x, encoded[level]], dim=1)
+
+
+def _four_points(
+    net: ResidualStarDistNet,
+    shipped: ResidualStarDistNet,
+    told: Sequence[Tensor],
+    decoded: Sequence[Tensor],
+) -> nn.Conv2d:
+    """Read outlines of two by two points from one map; what the shipped map's mean is there.
+
+    The filters begin as the means of the shipped ones around the four points, and what is read
+    from them is fitted by least squares, where nuclei are before all.
+
+    Parameters
+    ----------
+    net, shipped : ResidualStarDistNet
+    told, decoded : sequence of Tensor
+        The shipped and the lean decoder's finest map of each tile.
+    """
+    old = shipped.features.conv
+    conv = FourPointConv(old.in_channels, old.out_channels)
+    assert conv.bias is not None and old.bias is not None
+    conv.bias.copy_(old.bias)
+    conv.weight.zero_()
+    for dy, dx in product((0, 1), repeat=2):
+        conv.weight[:, :, dy : dy + 3, dx : dx + 3] += old.weight / 4
+    net.features.conv = conv
+    inside, said, means, shares = [], [], [], []
+    for old_map, x in zip(told, decoded, strict=True):
+        features = shipped.features(old_map)
+        prob = shipped.prob(features)
+        outlines = torch.cat([prob.clamp(-MOST_LOGIT, MOST_LOGIT), shipped.dist(features)], dim=1)
+        inside.append(net.features(x))
+        said.append(F.pixel_unshuffle(outlines, 2))
+        means.append(F.avg_pool2d(features, 2))
+        shares.append(LEAST_WEIGHT + F.avg_pool2d(prob.sigmoid(), 2))
+    read = _read_by(_rows(inside), _rows(said), _rows(shares))
+    n_rays = shipped.dist.out_channels
+    parts = zip(*(x.split([4, 4 * n_rays]) for x in read), strict=True)
+    net.prob, net.dist = (_of_a_pixel(*part) for part in parts)
+    return _of_a_pixel(*_read_by(_rows(inside), _rows(means), _rows(shares)))
+
+
+def _read_by(inside: Tensor, said: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights (C, c) and bias (C,) by which rows (N, c) say (N, C), rows by shares (N, 1)."""
+    rows = torch.cat([inside, torch.ones(len(inside), 1)], dim=1)
+    gram = rows.T @ (rows * shares)
+    gram += RIDGE * torch.diag(torch.diag(gram))
+    found = torch.linalg.solve(gram, rows.T @ (said * shares))
+    return found[:-1].T, found[-1]
+
+
+def _of_a_pixel(weight: Tensor, bias: Tensor) -> nn.Conv2d:
+    """The convolution of one pixel with weights (C, c) and a bias (C,)."""
+    conv = nn.Conv2d(weight.shape[1], len(weight), 1)
+    assert conv.bias is not None
+    conv.weight.copy_(weight[:, :, None, None])
+    conv.bias.copy_(bias)
+    return conv
+
+
+def _through_few(
+    block: ConvBlock, few: int, inputs: Sequence[Tensor], wanted: Sequence[Tensor]
+) -> None:
+    """Put a `NarrowConv` in a block's place, by the main axes of what is wanted before its ReLU."""
     conv = block.conv
     assert conv.bias is not None
-    said = _rows([conv(x) for x in inputs])
+    said = _rows(wanted)
     mean, axes = _main_axes(said, few)
     along = (said - mean) @ axes
     # Moved up, so that ReLU cuts off next to nothing.
@@ -238,8 +311,9 @@ def _through_few(block: ConvBlock, few: int, inputs: Sequence[Tensor]) -> None:
 
 
 def _narrow_context(
-    old: MarkerContext, teacher: Teacher, encoded: Sequence[Sequence[Tensor]]
+    old: MarkerContext, teacher: Teacher, encoded: Sequence[Sequence[Tensor]], mean_of: nn.Conv2d
 ) -> NarrowContext:
+    """Of `encoded`, the shipped encoder's maps; `mean_of` says what `_four_points` tells."""
     net = teacher.net
     assert net.marker is not None
     said = []
@@ -258,17 +332,19 @@ def _narrow_context(
     weight = (down @ old.near.weight[:, :, 0, 0])[:, :, None, None]
     fine, blurred, read_, pooled = weight.split([2 * width, 2 * width, n_features, n_features], 1)
     assert old.near.bias is not None and new.near.bias is not None and new.out.bias is not None
+    assert mean_of.bias is not None
+    means = pooled[:, :, 0, 0] @ mean_of.weight[:, :, 0, 0]
     values: Mapping[nn.Conv2d, Tensor] = {
         new.near: torch.cat([fine, read_], dim=1),
         new.blurred: blurred,
-        new.outlines: pooled,
+        new.outlines: means[:, :, None, None],
         new.coarse: (down @ old.coarse.weight[:, :, 0, 0])[:, :, None, None],
         new.around: (down @ old.around.weight[:, :, 0, 0])[:, :, None, None],
         new.out: axes.float()[:, :, None, None],
     }
     for layer, value in values.items():
         layer.weight.copy_(value)
-    new.near.bias.copy_(down @ (old.near.bias - mean.float()))
+    new.near.bias.copy_(down @ (old.near.bias - mean.float()) + pooled[:, :, 0, 0] @ mean_of.bias)
     new.out.bias.copy_(mean)
     return new
 
@@ -283,7 +359,3 @@ def _main_axes(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
 def _rows(maps: Sequence[Tensor]) -> Tensor:
     """Pixels of maps (1, C, H, W), (N, C) in double precision."""
     return torch.cat([x[0].flatten(1).T for x in maps]).double()
-
-
-def _mean3(x: Tensor) -> Tensor:
-    return F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)

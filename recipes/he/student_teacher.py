@@ -65,17 +65,24 @@ class Teacher(nn.Module):
     @torch.no_grad()
     def forward(self, x: Tensor) -> Lesson:
         """Predict (B, 3, H, W) in [0, 1]."""
+        told = self.logits(x)
+        prob = told.prob.float().sigmoid()
+        logit = F.interpolate(told.marker.float(), prob.shape[-2:], mode="bilinear")
+        return Lesson(prob, told.dist.float(), logit.sigmoid(), told.near.float())
+
+    @torch.no_grad()
+    def logits(self, x: Tensor) -> Lesson:
+        """Predict (B, 3, H, W) in [0, 1]; `prob` and `marker` are logits, the latter at half."""
         net = self.net
         assert net.marker is not None and net.marker_context is not None
         encoded = net.encode(x)
         decoded = net.decode(encoded)
         features = net.features(decoded[0])
         around = MarkerContext.inputs(encoded, decoded, features, net.marker[0](decoded[1]))
-        prob = net.prob(features).float().sigmoid()[:, 0]
-        logit = self.last(self.context(*around)).float()
-        marker = F.interpolate(logit, prob.shape[-2:], mode="bilinear").sigmoid()
-        near = net.marker_context(*around).float()
-        return Lesson(prob, net.dist(features).float(), marker, near)
+        marker = self.last(self.context(*around))
+        return Lesson(
+            net.prob(features)[:, 0], net.dist(features), marker, net.marker_context(*around)
+        )
 
 
 def _resnet(bundle: Path) -> ResidualStarDistNet:

@@ -18,6 +18,7 @@ from lymphinfer.cells.table import (
     read_rings,
     schema,
 )
+from lymphinfer.columns import number_column, text_column, values_of
 from lymphinfer.errors import ResultError
 from lymphinfer.panel import TCELL_PANEL
 from tests.cells.nuclei_made import nuclei, outlines
@@ -40,6 +41,27 @@ def made(rings, order, **changes):
         mpp=0.5,
         **changes,
     )
+
+
+def test_columns_are_those_that_pyarrow_makes():
+    values = np.random.default_rng(0).normal(size=40).astype(np.float32)[::2]
+    missing = values > 0.5
+    assert number_column(values).equals(pa.array(values))
+    assert number_column(values, missing).equals(pa.array(values, mask=missing))
+    assert number_column(values, missing).null_count == missing.sum() > 0
+    for column in (pa.array(values), pa.array(values, mask=missing), pa.array([1, None, 3]),
+                   pa.array(np.arange(9, dtype=np.int8)), pa.array([], pa.float32())):  # fmt: skip
+        for part in (column, column[1:], pa.chunked_array([column, column[:1], column[2:]])):
+            expected = part.to_numpy(*(() if isinstance(part, pa.ChunkedArray) else (False,)))
+            found = values_of(part)
+            np.testing.assert_array_equal(found, expected)
+            assert found.dtype == expected.dtype
+    with pytest.raises(TypeError, match="string has no numbers"):
+        values_of(pa.array(["a"]))
+    texts = ["CD45: CD3e", "", "ß-Zelle"]
+    assert text_column(texts).equals(pa.array(texts))
+    for column in (number_column(values, missing), text_column(texts)):
+        column.validate(full=True)
 
 
 def test_the_columns_are_those_of_the_panel():

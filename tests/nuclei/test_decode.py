@@ -1,12 +1,15 @@
 """Peaks first: the nuclei of one round of suppression, in less time."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from lymphinfer.bundles.loading import load_bundle
 from lymphinfer.nuclei.metrics import score_segmentation
-from lymphinfer.nuclei.stardist.decode import decode
+from lymphinfer.nuclei.stardist.decode import decode, refine
 from lymphinfer.nuclei.stardist.infer import predict_dense
 from lymphinfer.nuclei.stardist.targets import object_probability, star_targets
 
@@ -45,6 +48,43 @@ def test_a_nucleus_without_a_peak_of_its_own_is_found_in_the_last_round():
     single = decode(prob, dist, grid=2, prob_threshold=0.4, nms_threshold=0.3, peaks_first=False)
     assert len(single) > 1
     np.testing.assert_array_equal(found.points, single.points)
+
+
+def test_the_suppression_is_stardist_s_own_and_its_package_stays_unloaded():
+    code = """
+import sys
+import numpy as np
+from lymphinfer.nuclei.stardist import decode
+rng = np.random.default_rng(0)
+points = rng.integers(0, 300, (1500, 2)).astype(np.float32)
+rays = rng.uniform(3, 9, (1500, 32)).astype(np.float32)
+prob = np.sort(rng.random(1500).astype(np.float32))[::-1]
+kept = decode._suppress(decode.StarPolygons(points, rays, prob), 0.3)
+assert "numba" not in sys.modules, "numba"
+from stardist.nms import non_maximum_suppression_inds
+whole = points[:, ::-1].astype(np.int32)
+theirs = non_maximum_suppression_inds(rays, whole, scores=prob, thresh=0.3, verbose=False)
+assert 100 < len(kept) < 1400
+assert (kept == np.flatnonzero(theirs)).all()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_rays_as_bytes_of_squares_of_points_are_those_of_each_point():
+    labels = chain_of_discs()
+    targets = star_targets(labels, object_probability(labels), n_rays=32, grid=2)
+    step = 0.25
+    whole = np.rint(targets.dist.clip(0, 63) / step).astype(np.uint8)
+    rays, height, width = whole.shape
+    squares = whole.reshape(rays, height // 2, 2, width // 2, 2).transpose(0, 2, 4, 1, 3)
+    options = {"grid": 2, "prob_threshold": 0.3, "nms_threshold": 0.3}
+    plain = decode(targets.prob, whole.astype(np.float32) * step, **options)
+    found = decode(targets.prob, squares, step=step, **options)
+    np.testing.assert_array_equal(found.dist, plain.dist)
+    at = {"grid": 2, "fractions": (0.3, 0.6)}
+    again = refine(found, squares, step=step, **at)
+    expected = refine(plain, whole.astype(np.float32) * step, **at)
+    np.testing.assert_allclose(again.dist, expected.dist, atol=1e-4)
 
 
 def test_on_real_tissue_nearly_every_nucleus_is_that_of_a_single_round(shared_data):

@@ -106,25 +106,42 @@ def test_a_layer_through_few_channels_is_two_layers():
 def test_a_probability_s_weights_are_rounded_twice_and_hold_in_bytes():
     rng = np.random.default_rng(0)
     weights = {
-        "prob.weight": rng.normal(0, 1, (1, 3, 1, 1)).astype(np.float32),
-        "prob.bias": np.full(1, 0.25, np.float32),
-        "dist.weight": rng.normal(0, 1, (4, 3, 1, 1)).astype(np.float32),
-        "dist.bias": np.zeros(4, np.float32),
+        "prob.weight": rng.normal(0, 1, (4, 3, 1, 1)).astype(np.float32),
+        "prob.bias": np.full(4, 0.25, np.float32),
     }
-    scales = {f"{n}.scale": np.full(len(weights[f"{n}.weight"]), 0.05) for n in ("prob", "dist")}
 
-    def outlines(said):
+    def logits(said):
         net = Layers(weights, said)
         given, x = net.pixels()
-        y = net.side_by_side(x, {"prob": 1, "dist": 4}, "prob")
-        return CpuGraph(net.model(given, [net.channels_last(y)]), "int8")(pixels)[0]
+        return CpuGraph(net.model(given, [net.in_two_parts(x, "prob", 4)]), "int8")(pixels)[0]
 
     pixels = rng.integers(0, 256, (1, 16, 16, 3), dtype=np.uint8)
-    plain, small = outlines({}), outlines({"pixels.top": np.ones(1), **scales})
-    assert plain.shape == (1, 16, 16, 5)
-    assert small.shape == (1, 16, 16, 6)
-    assert np.abs(small[..., :2].sum(axis=-1) - plain[..., 0]).max() < 0.003
-    assert np.abs(small[..., 2:] - plain[..., 1:]).max() < 3 * 0.025 + 0.003
+    plain = logits({})
+    small = logits({"pixels.top": np.ones(1), "prob.scale": np.full(4, 0.05)})
+    assert plain.shape == (1, 4, 16, 16)
+    assert small.shape == (1, 8, 16, 16)
+    assert np.abs(small[:, :4] + small[:, 4:] - plain).max() < 0.003
+    assert np.abs(small[:, :4] - plain).max() > 0.003
+
+
+def test_outputs_leave_as_bytes_of_which_each_means_a_part_of_the_top():
+    rng = np.random.default_rng(0)
+    weights = {"a.weight": rng.normal(0, 1, (2, 3, 1, 1)).astype(np.float32)}
+
+    def told(said):
+        net = Layers(weights, said)
+        given, x = net.pixels()
+        y = net.as_bytes(net.conv(x, "a", 2, kernel=1, bias=False), "a")
+        return CpuGraph(net.model(given, [y]), "int8")(pixels)[0]
+
+    pixels = rng.integers(0, 256, (1, 16, 16, 3), dtype=np.uint8)
+    numbers = told({})
+    assert numbers.dtype == np.float32
+    for top in (np.full(1, 0.5), np.array([0.25, 1.0])):
+        found = told({"a.top": top})
+        assert found.dtype == np.uint8
+        step = top.reshape(1, -1, 1, 1) / 255
+        assert np.abs(found * step - numbers.clip(0, 255 * step)).max() <= 0.51 * step.max()
 
 
 def test_tiles_are_read_with_narrower_margins_in_bytes():
@@ -132,7 +149,7 @@ def test_tiles_are_read_with_narrower_margins_in_bytes():
         load_bundle("he-v1-fast", engine=engine, trainable=False).halo_px
         for engine in (INT8, Engine("cpu", "fp32", "openvino"))
     ]
-    assert margins == [96, 128]
+    assert margins == [64, 128]
 
 
 def test_a_bundle_that_does_not_say_how_is_computed_in_numbers_and_refuses_bytes():

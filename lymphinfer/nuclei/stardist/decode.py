@@ -6,6 +6,10 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from importlib import import_module
+from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, FileFinder
+from importlib.util import find_spec, module_from_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -72,13 +76,14 @@ class StarPolygons:
 
 def decode(
     prob: NDArray[np.float32],
-    dist: NDArray[np.float32],
+    dist: NDArray[Any],
     *,
     grid: int,
     prob_threshold: float,
     nms_threshold: float,
     min_dist_px: float = 1e-3,
     peaks_first: bool = True,
+    step: float = 1.0,
 ) -> StarPolygons:
     """Keep the polygons that no better polygon overlaps (Schmidt et al. 2018, section 2).
 
@@ -87,7 +92,7 @@ def decode(
     prob : ndarray of float32, (h, w)
         Object probability on the output grid.
     dist : ndarray of float32, (n_rays, h, w)
-        Distances, px of the network's input.
+        Distances, or uint8, (n_rays, 2, 2, h', w'), see `DensePrediction.dist`.
     grid : int
         Output stride, px.
     prob_threshold : float
@@ -101,6 +106,8 @@ def decode(
         well inside a winner (`INNER` of its rays) is left out of the final round. On real images
         99.8 % of the nuclei are those of a single round, at a quarter of its time in dense tissue
         (`tests/nuclei/test_decode.py`). False: one round, as stardist does.
+    step : float
+        Px of the network's input that one of `dist` means.
 
     Returns
     -------
@@ -109,9 +116,11 @@ def decode(
     """
     rows, columns = np.nonzero(prob > prob_threshold)
     scores = prob[rows, columns]
+    # In the order in which they lie in memory.
+    rays = _values(dist, slice(None), rows, columns).T
     order = np.lexsort((columns, rows, -scores))
     rows, columns, scores = rows[order], columns[order], scores[order]
-    rays = np.maximum(dist[:, rows, columns].T, np.float32(min_dist_px))
+    rays = np.maximum(rays[order] * np.float32(step), np.float32(min_dist_px))
     points = (np.stack([columns, rows], axis=1) * grid).astype(np.float32)
     candidates = StarPolygons(points, np.ascontiguousarray(rays, dtype=np.float32), scores)
     if peaks_first and len(candidates):
@@ -129,32 +138,42 @@ def _suppress(candidates: StarPolygons, nms_threshold: float) -> NDArray[np.intp
     if not len(candidates):
         return np.empty(0, np.intp)
     kept = _nms()(
-        candidates.dist,
-        np.ascontiguousarray(candidates.points[:, ::-1], dtype=np.int32),
-        scores=np.ascontiguousarray(candidates.prob, dtype=np.float32),
-        thresh=nms_threshold,
-        use_bbox=True,
-        use_kdtree=True,
-        verbose=False,
+        np.ascontiguousarray(candidates.dist, dtype=np.float32),
+        np.ascontiguousarray(candidates.points[:, ::-1], dtype=np.float32),
+        int(True),  # by a tree of the points
+        int(True),  # by boxes first
+        int(False),  # no words
+        np.float32(nms_threshold),
     )
     return np.flatnonzero(kept)
 
 
 @cache
 def _nms() -> Any:
-    """The suppression of stardist, whose threads sleep while they wait.
+    """`stardist.nms.non_maximum_suppression_inds` without its package, and with threads that sleep.
 
-    OpenMP's spin otherwise, and took 6 % of a prediction's CPU seconds for nothing. What they do is
-    read from the environment when the library is loaded.
+    The package loads numba and more, half a CPU second for nothing here: the compiled part alone is
+    loaded. OpenMP's threads spin while they wait, and took 6 % of a prediction's CPU seconds: what
+    they do is read from the environment when the library is loaded.
     """
     told = os.environ.get("OMP_WAIT_POLICY")
     os.environ["OMP_WAIT_POLICY"] = told or "PASSIVE"
     try:
-        from stardist.nms import non_maximum_suppression_inds
+        return _compiled_stardist().c_non_max_suppression_inds
     finally:
         if told is None:
             del os.environ["OMP_WAIT_POLICY"]
-    return non_maximum_suppression_inds
+
+
+def _compiled_stardist() -> Any:
+    package = find_spec("stardist")
+    for folder in (package and package.submodule_search_locations) or ():
+        finder = FileFinder(str(Path(folder, "lib")), (ExtensionFileLoader, EXTENSION_SUFFIXES))
+        if (spec := finder.find_spec("stardist2d")) is not None and spec.loader is not None:
+            module = module_from_spec(spec)
+            spec.loader.exec_module(module)
+            return module
+    return import_module("stardist.lib.stardist2d")
 
 
 def _inside(polygons: StarPolygons, shape: tuple[int, int], grid: int) -> NDArray[np.bool_]:
@@ -170,10 +189,11 @@ def _inside(polygons: StarPolygons, shape: tuple[int, int], grid: int) -> NDArra
 
 def refine(
     polygons: StarPolygons,
-    dist: NDArray[np.float32],
+    dist: NDArray[Any],
     *,
     grid: int,
     fractions: Sequence[float],
+    step: float = 1.0,
 ) -> StarPolygons:
     """Measure each ray again from points on it, which see the boundary from nearer.
 
@@ -186,11 +206,13 @@ def refine(
     polygons : StarPolygons
         From `decode`.
     dist : ndarray of float32, (n_rays, h, w)
-        Of the same prediction, px of the network's input.
+        Of the same prediction; or uint8, as `decode` takes it.
     grid : int
         Output stride, px.
     fractions : sequence of float
         In (0, 1); none leaves the polygons as they are.
+    step : float
+        Px of the network's input that one of `dist` means.
 
     Returns
     -------
@@ -204,25 +226,37 @@ def refine(
     total = polygons.dist.copy()
     for fraction in fractions:
         x, y = np.moveaxis((polygons.points[:, None] + np.float32(fraction) * edge) / grid, -1, 0)
-        further = np.maximum(_bilinear(dist, rays, x, y), 0)
+        further = np.maximum(np.float32(step) * _bilinear(dist, rays, x, y), 0)
         total += np.float32(fraction) * polygons.dist + further
     return replace(polygons, dist=total / np.float32(1 + len(fractions)))
 
 
 def _bilinear(
-    values: NDArray[np.float32],
+    values: NDArray[Any],
     channel: NDArray[np.intp],
     x: NDArray[np.float32],
     y: NDArray[np.float32],
 ) -> NDArray[np.float32]:
     """Values (C, h, w) at points (N, C), a channel a column, the border's value beyond it."""
-    h, w = values.shape[1:]
+    h, w = values.shape[1:] if values.ndim == 3 else (2 * values.shape[3], 2 * values.shape[4])
     x, y = np.clip(x, 0, w - 1), np.clip(y, 0, h - 1)
     column = np.minimum(x.astype(np.intp), max(w - 2, 0))
     row = np.minimum(y.astype(np.intp), max(h - 2, 0))
     right, below = np.minimum(column + 1, w - 1), np.minimum(row + 1, h - 1)
-    fx, fy = x - column, y - row
-    upper = values[channel, row, column] * (1 - fx) + values[channel, row, right] * fx
-    lower = values[channel, below, column] * (1 - fx) + values[channel, below, right] * fx
-    mixed: NDArray[np.float32] = upper * (1 - fy) + lower * fy
+    fx, fy = (x - column).astype(np.float32), (y - row).astype(np.float32)
+    corners = [_values(values, channel, r, c) for r in (row, below) for c in (column, right)]
+    upper = corners[0] * (1 - fx) + corners[1] * fx
+    lower = corners[2] * (1 - fx) + corners[3] * fx
+    mixed: NDArray[Any] = upper * (1 - fy) + lower * fy
     return mixed
+
+
+def _values(
+    maps: NDArray[Any], channel: Any, row: NDArray[np.intp], column: NDArray[np.intp]
+) -> NDArray[Any]:
+    """Of `DensePrediction.dist`, however it is laid out."""
+    if maps.ndim == 3:
+        found: NDArray[Any] = maps[channel, row, column]
+    else:
+        found = maps[channel, row % 2, column % 2, row // 2, column // 2]
+    return found

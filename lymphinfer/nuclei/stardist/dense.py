@@ -24,18 +24,26 @@ class DensePrediction(NamedTuple):
     ----------
     prob : ndarray of float32, (h, w)
     dist : ndarray of float32, (n_rays, h, w)
+        Or of uint8, (n_rays, 2, 2, h', w'): by row and column within squares of two by two points,
+        then those of the squares.
     marker_logit : ndarray of float32 or None, (n_markers, h, w)
     marker_features : ndarray of float32 or None, (n_marker_context, h', w')
-        On a grid half as fine, that of the padded image.
+        On a grid half as fine, that of the padded image; or uint8.
     ready : Moment or None
         To be waited for before the arrays are read, where they are still being copied.
+    dist_step : float
+        Px that one of `dist` means.
+    features_step : ndarray of float32, (n_marker_context,), or None
+        What one of `marker_features` means; None for one.
     """
 
     prob: NDArray[np.float32]
-    dist: NDArray[np.float32]
+    dist: NDArray[Any]
     marker_logit: NDArray[np.float32] | None
-    marker_features: NDArray[np.float32] | None = None
+    marker_features: NDArray[Any] | None = None
     ready: Moment | None = None
+    dist_step: float = 1.0
+    features_step: NDArray[np.float32] | None = None
 
     def wait(self) -> None:
         """Return when the arrays may be read."""

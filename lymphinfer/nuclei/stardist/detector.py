@@ -20,7 +20,7 @@ from lymphinfer.nuclei.stardist.dense import DenseNet, DensePrediction
 # outline by 0.01 px. Of a compact network all that it sees is read.
 CONTEXT_PX = {"unet": 112, "resnet": 128}
 MEASURED_STRIDE, MEASURED_BLOCKS = 16, 3
-BYTES_CONTEXT_PX = 96
+BYTES_CONTEXT_PX = 64
 """In bytes what lies further off moves nothing by more than rounding does anyway."""
 # Tiles with wider margins would mostly be margins.
 MAX_CONTEXT_PX = 512
@@ -129,8 +129,9 @@ class StarDistDetector:
             grid=grid,
             prob_threshold=self.prob_threshold,
             nms_threshold=self.nms_threshold,
+            step=dense.dist_step,
         )
-        return refine(found, dense.dist, grid=grid, fractions=self.refine_at)
+        return refine(found, dense.dist, grid=grid, fractions=self.refine_at, step=dense.dist_step)
 
     def decode(self, dense: TilePrediction) -> Detection:
         """See `Detector.decode`."""

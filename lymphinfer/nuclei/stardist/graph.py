@@ -15,6 +15,8 @@ from lymphinfer.nuclei.stardist.dense import DensePrediction, padded
 from lymphinfer.runtime import CpuGraph
 
 Weights = Mapping[str, NDArray[np.floating]]
+DIST_TOP, FEATURES_TOP = "dist.top", "marker_context.top"
+"""Largest distance, and marker feature of each channel, that outputs as bytes can tell."""
 
 
 class GraphStarDist:
@@ -48,6 +50,11 @@ class GraphStarDist:
         int8: Weights | None = None,
     ):
         self.config, self.net, self.in_bytes = config, net, int8 is not None
+        said = int8 or {}
+        self._dist_step = float(said[DIST_TOP][0]) / 255 if DIST_TOP in said else 1.0
+        self._features_step: NDArray[np.float32] | None = None
+        if config.marker_features and FEATURES_TOP in said:
+            self._features_step = np.asarray(said[FEATURES_TOP], np.float32) / np.float32(255)
         self.run = CpuGraph(build_graph(config, weights, int8), precision)
 
     def predict(self, images: NDArray[np.uint8]) -> list[DensePrediction]:
@@ -55,18 +62,24 @@ class GraphStarDist:
         cfg = self.config
         h, w = -(-images.shape[1] // cfg.grid), -(-images.shape[2] // cfg.grid)
         maps = self.run(padded(images, cfg.stride))
-        outlines = maps[0][:, :h, :w]
-        # In bytes there are two to be added, see `Layers.side_by_side`.
-        logit = outlines[..., : -cfg.n_rays].sum(axis=-1)
-        dist = outlines[..., -cfg.n_rays :].transpose(0, 3, 1, 2)
-        marker = maps[1][:, :, :h, :w] if cfg.n_markers else None
-        seen = maps[2].transpose(0, 3, 1, 2) if cfg.marker_features else None
+        if self.in_bytes:
+            # Two parts of the probability's logit, and the distances of squares of points.
+            logit = maps.pop(0).sum(axis=1)[:, :h, :w]
+            below, across = maps[0].shape[2:]
+            dist = maps.pop(0).reshape(len(images), cfg.n_rays, 2, 2, below, across)
+        else:
+            outlines = maps.pop(0)[:, :h, :w]
+            logit, dist = outlines[..., 0], outlines[..., 1:].transpose(0, 3, 1, 2)
+        marker = maps[0][:, :, :h, :w] if cfg.n_markers else None
+        seen = maps[1].transpose(0, 3, 1, 2) if cfg.marker_features else None
         return [
             DensePrediction(
                 expit(logit[i]),
                 dist[i],
                 None if marker is None else marker[i],
                 None if seen is None else seen[i],
+                dist_step=self._dist_step,
+                features_step=self._features_step,
             )
             for i in range(len(images))
         ]
@@ -89,7 +102,9 @@ def build_graph(config: StarDistConfig, weights: Weights, int8: Weights | None =
         Bytes (B, H, W, 3) in, H and W multiples of ``config.stride``; out come the probability's
         logit and the distances, (B, h, w, 1 + n_rays), and, as far as the network has them, the
         marker logits, (B, n_markers, h, w), and the marker features, (B, h / 2, w / 2, C). In bytes
-        the logit comes in two parts, to be added.
+        the first is two: the logit in two parts to be added, (B, 2, h, w), and the distances of two
+        by two points behind each other, (B, n_rays x 4, h / 2, w / 2); they and the features are
+        bytes where they have a top.
 
     Raises
     ------
@@ -129,25 +144,30 @@ def _unet(net: Layers, cfg: StarDistConfig, x: Any) -> list[Any]:
     if cfg.n_markers:
         read = block(x, "features_class", cfg.n_conv_after_unet)
         marker = net.conv(read, "marker", cfg.n_markers, kernel=1)
-    return [_outlines(net, cfg, features), marker]
+    return [*_outlines(net, cfg, features), marker]
 
 
-def _outlines(net: Layers, cfg: StarDistConfig, features: Any, places: int = 1) -> Any:
-    """Logits and distances as one layer, a pixel's numbers side by side: nothing is sorted anew."""
-    read = net.side_by_side(features, {"prob": places, "dist": places * cfg.n_rays}, "prob")
-    return net.channels_last(read if places == 1 else net.spread(read))
+def _outlines(net: Layers, cfg: StarDistConfig, features: Any, places: int = 1) -> list[Any]:
+    """Logits and distances; in numbers as one layer, a pixel's side by side."""
+    if net.int8:
+        prob = net.spread(net.in_two_parts(features, "prob", places))
+        dist = net.conv(features, "dist", places * cfg.n_rays, kernel=1)
+        return [prob, net.as_bytes(dist, "dist")]
+    read = net.side_by_side(features, {"prob": places, "dist": places * cfg.n_rays})
+    return [net.channels_last(read if places == 1 else net.spread(read))]
 
 
 def _resnet(net: Layers, cfg: StarDistConfig, x: Any) -> list[Any]:
     encoded, decoded, features, read = residual_maps(net, cfg, x)
-    outlines = _outlines(net, cfg, features)
+    outlines = _outlines(net, cfg, features, places=4 if net.is_even("features.conv") else 1)
     if not cfg.n_markers:
-        return [outlines]
+        return outlines
     if cfg.n_marker_context:
         read = _context(net, cfg, encoded, decoded, features, read)
     marker = net.conv(read, "marker.1", cfg.n_markers, kernel=1)
     marker = net.larger(marker, 2, "bilinear")
-    return [outlines, marker, net.channels_last(read) if cfg.marker_features else None]
+    seen = net.channels_last(net.as_bytes(read, "marker_context")) if cfg.marker_features else None
+    return [*outlines, marker, seen]
 
 
 def residual_maps(
@@ -181,7 +201,10 @@ def residual_maps(
         y = net.block(decoded[0], f"{prefix}lateral.{level}", width, kernel=1)
         y = net.joined(net.larger(y, 2, "nearest"), encoded[level])
         decoded.insert(0, net.block(y, f"{prefix}up.{level}", width))
-    features = net.block(decoded[0], f"{prefix}features", cfg.n_conv_after_unet)
+    # In bytes one map may be read for two by two points.
+    kernel, stride = (4, 2) if net.is_even(f"{prefix}features.conv") else (3, 1)
+    width = cfg.n_conv_after_unet
+    features = net.block(decoded[0], f"{prefix}features", width, kernel=kernel, stride=stride)
     read = None
     if cfg.n_markers:
         on = decoded[min(1, cfg.n_depth)]
@@ -209,7 +232,7 @@ def _context(
 ) -> Any:
     width, name = cfg.n_marker_context, "marker_context"
     if net.is_narrow(name):
-        return _narrow_context(net, name, width, encoded, decoded, features, read)
+        return _narrow_context(net, name, encoded, decoded, features, read)
     near, coarse, wide = around(net, encoded, decoded, features, read)
     total = net.conv(near, f"{name}.near", width, kernel=1)
     for x, part, times in ((coarse, "coarse", 2), (wide, "around", 4)):
@@ -221,13 +244,15 @@ def _context(
 def _narrow_context(
     net: Layers,
     name: str,
-    width: int,
     encoded: Sequence[Any],
     decoded: Sequence[Any],
     features: Any,
     read: Any,
 ) -> Any:
-    """What `_context` says, through few channels: means are taken of those, in float32."""
+    """What `_context` says, through few channels: means are taken of those, in float32.
+
+    Outlines' features are those of two by two points, on the head's own grid.
+    """
     few = net.width_of(f"{name}.near")
 
     def part(x: Any, part: str, *, bias: bool = False) -> Any:
@@ -236,11 +261,11 @@ def _narrow_context(
     fine = net.joined(encoded[1], decoded[1])
     total = part(net.joined(encoded[1], decoded[1], read), "near", bias=True)
     total = net.ops.add(total, net.mean(part(fine, "blurred"), 3, stride=1))
-    total = net.ops.add(total, part(net.mean(features, 2), "outlines"))
+    total = net.ops.add(total, part(features, "outlines"))
     wide = net.mean(net.mean(decoded[1], 4), 3, stride=1)
     for x, source, times in ((encoded[2], "coarse", 2), (wide, "around", 4)):
         total = net.ops.add(total, net.larger(part(x, source), times, "bilinear"))
-    return net.ops.relu(net.conv(total, f"{name}.out", width, kernel=1))
+    return net.ops.relu(net.conv(total, f"{name}.out", net.width_of(f"{name}.out"), kernel=1))
 
 
 def _compact(net: Layers, cfg: StarDistConfig, x: Any) -> list[Any]:
@@ -263,10 +288,10 @@ def _compact(net: Layers, cfg: StarDistConfig, x: Any) -> list[Any]:
     features = net.block(maps[0], "features", cfg.n_conv_after_unet)
     outlines = _outlines(net, cfg, features, places=4)
     if not cfg.n_markers:
-        return [outlines]
+        return outlines
     read = _read(net, cfg, features, maps[1:]) if cfg.n_marker_context else features
     marker = net.larger(net.conv(read, "marker", cfg.n_markers, kernel=1), 2, "bilinear")
-    return [outlines, marker, net.channels_last(read) if cfg.marker_features else None]
+    return [*outlines, marker, net.channels_last(read) if cfg.marker_features else None]
 
 
 def _read(net: Layers, cfg: StarDistConfig, features: Any, maps: Sequence[Any]) -> Any:
