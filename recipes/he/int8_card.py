@@ -14,7 +14,7 @@ INTRO = """## In bytes
 On CPUs where that is much faster `predict` computes the detector in bytes (int8), and a leaner copy
 of it: at the encoder's two coarser levels a fifth and an eighth of the filters is left inside the
 residual blocks, the decoder's two coarser convolutions and the marker head are computed through few
-channels, and the outlines of two by two points are read from one map, 659 GFLOP a mm² instead of
+channels, and the outlines of two by two points are read from one map, 663 GFLOP a mm² instead of
 1,336. The copy is fitted to this detector by least squares and then taught by it for an hour of two
 CPU cores (`recipes/he/lean.py`, `recipes/he/lean_train.py`), on training images of CoNSeP and
 BRCA-M2C, C01 tiles and CMU-1, no test image among them. Its weights are rounded to seven bits, its
