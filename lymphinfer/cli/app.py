@@ -34,7 +34,7 @@ from lymphinfer.errors import NO_MEMORY, LymphinferError, is_memory_short
 from lymphinfer.extras import fix_of
 from lymphinfer.textfiles import shown
 
-MANY_OBJECTS = 50000
+MANY_OBJECTS = 50_000
 """Objects that are made before those that nobody can reach are looked for; Python's 700 is small
 for a program that loads thousands."""
 

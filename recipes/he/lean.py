@@ -188,11 +188,7 @@ def hidden_as_shipped(lean: Lean, teacher: Teacher, tiles: Sequence[Tensor]) -> 
     old = teacher.context
     for x in tiles:
         sums.append(context.total(*around_of(lean.net, x, NarrowContext.inputs)))
-        near, coarse, wide = around_of(teacher.net, x, MarkerContext.inputs)
-        total = old.near(near)
-        for seen in (old.coarse(coarse), old.around(wide)):
-            total = total + F.interpolate(seen, total.shape[-2:], mode="bilinear")
-        wanted.append(total)
+        wanted.append(_before_relu(old, *around_of(teacher.net, x, MarkerContext.inputs)))
     rows = _rows(sums)
     context.out = _of_a_pixel(*_read_by(rows, _rows(wanted), torch.ones(len(rows), 1)))
     lean.last = deepcopy(teacher.last)
@@ -320,11 +316,7 @@ def _narrow_context(
     for maps in encoded:
         decoded = net.decode(maps)
         features, read = net.features(decoded[0]), net.marker[0](decoded[1])
-        near, coarse, around = MarkerContext.inputs(maps, decoded, features, read)
-        total = old.near(near)
-        for x in (old.coarse(coarse), old.around(around)):
-            total = total + F.interpolate(x, total.shape[-2:], mode="bilinear")
-        said.append(total)
+        said.append(_before_relu(old, *MarkerContext.inputs(maps, decoded, features, read)))
     mean, axes = _main_axes(_rows(said), FEW_IN_CONTEXT)
     down = axes.T.float()
     width, n_features = old.around.in_channels, net.features.conv.out_channels
@@ -347,6 +339,14 @@ def _narrow_context(
     new.near.bias.copy_(down @ (old.near.bias - mean.float()) + pooled[:, :, 0, 0] @ mean_of.bias)
     new.out.bias.copy_(mean)
     return new
+
+
+def _before_relu(context: MarkerContext, near: Tensor, coarse: Tensor, around: Tensor) -> Tensor:
+    """What a shipped context says, before its ReLU, of `MarkerContext.inputs`."""
+    total: Tensor = context.near(near)
+    for x in (context.coarse(coarse), context.around(around)):
+        total = total + F.interpolate(x, total.shape[-2:], mode="bilinear")
+    return total
 
 
 def _main_axes(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
