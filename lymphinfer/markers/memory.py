@@ -47,9 +47,6 @@ def split_tile(tile: Tile, align_px: int) -> list[Tile]:
     xs, ys = _halves(x0, x1, align_px), _halves(y0, y1, align_px)
     return [
         Tile(
-            tile.index,
-            tile.row,
-            tile.col,
             (left, top, right, bottom),
             (left - margin, top - margin, right + margin, bottom + margin),
             tile.last_row and bottom == y1,

@@ -144,7 +144,7 @@ class TilePipeline:
         self.hierarchy, self.workers, self.clock, self.roi = hierarchy, workers, clock, roi
         self.operating_point = operating_point
         self.identity = slide.identity()
-        self.blurred: dict[int, list[BlurredField]] = {}
+        self.blurred: dict[Tile, list[BlurredField]] = {}
         self.given = given
         self.describer: Describer | None = None
         if given is not None:
@@ -236,7 +236,7 @@ class TilePipeline:
         with self.clock("read"):
             pixels = read_with_edges(self.slide, tile.halo, self.grid.mpp_work)
         with self.clock("focus"):
-            self.blurred[tile.index] = blurred_fields(
+            self.blurred[tile] = blurred_fields(
                 pixels, tile, self.grid.mpp_work, self.grid.downsample
             )
         return pixels
@@ -300,7 +300,7 @@ class TilePipeline:
         return TileNuclei(rings, detection, None, centers_level0, cleaned.dropped), centers
 
     def _table(self, of: Shard, shard: _ShardInProgress) -> pa.Table:
-        fields = [field for tile in of.tiles for field in self.blurred.pop(tile.index)]
+        fields = [field for tile in of.tiles for field in self.blurred.pop(tile)]
         manifest, markers = self.bundle.manifest, self.bundle.markers
         panel = manifest.panel
         called_from = manifest.calls_at(self.operating_point)

@@ -26,9 +26,7 @@ from lymphinfer.predict.pipeline import OnTile, StageClock, TilePipeline
 from lymphinfer.predict.result import SlideResult
 from lymphinfer.predict.settings import PredictSettings, fingerprint
 from lymphinfer.slides import Shard, Slide, TileGrid, check_stain, tissue_mask
-
-SHARD_PX = 4096
-"""Side of the block of tiles that make a shard, working px; smaller for tiles below 1024 px."""
+from lymphinfer.slides.cover import point_shards, tissue_shards
 
 
 @dataclass(frozen=True)
@@ -231,13 +229,10 @@ def plan_slide(
         tissue = tissue_mask(slide, roi=limits.roi, given=limits.tissue, threads=settings.workers)
     with clock("check"):
         looks = check_stain(slide, tissue, force=settings.force)
-    # A shard is what is lost when a process dies: its area does not grow with large tiles.
-    per_shard = min(16, max(1, SHARD_PX // settings.tile_px) ** 2)
     if limits.nuclei is None:
-        tiles = grid.tiles(tissue, roi=limits.within)
+        shards = tissue_shards(grid, tissue, roi=limits.within)
     else:
-        tiles = grid.tiles_of(*(limits.nuclei.centers / grid.downsample).T)
-    shards = tuple(grid.shards(tiles, per_shard))
+        shards = point_shards(grid, *(limits.nuclei.centers / grid.downsample).T)
     remove_views(folder, slide_stem(slide.path), mark, settings)
     # A summary that outlived its parts would speak for other nuclei.
     (folder / SUMMARY).unlink(missing_ok=True)

@@ -132,7 +132,7 @@ class PredictSettings:
         return asdict(self)
 
 
-RESULT_VERSION = 2
+RESULT_VERSION = 3
 """Raised whenever the code can give another nucleus, or other numbers of one, than before."""
 
 IDLE = frozenset(("device", "force", "redo", "workers"))

@@ -15,6 +15,7 @@ from lymphinfer.markers.describing import describer
 from lymphinfer.markers.two_scale import FarScale
 from lymphinfer.nuclei.detector import polygon_centroids
 from lymphinfer.slides import Slide, Tile, TileGrid
+from lymphinfer.slides.cover import point_shards
 from lymphinfer.slides.edges import read_with_edges
 from lymphinfer.teaching.marked import Mark
 from lymphinfer.teaching.teachable import Teachable
@@ -25,7 +26,7 @@ MATCH_UM = 3.0
 """A point belongs to the nucleus whose centroid is no further away."""
 DISC_UM = 3.0
 """Radius of what stands for the nucleus of a point where none was detected."""
-_TILE_SIDES = (128, 256, 512, 1024, 2048)
+_TILE_PX = 2048
 
 
 @dataclass(frozen=True)
@@ -137,19 +138,9 @@ def look_far(slide: Slide, far: FarScale, centers: NDArray[np.float64]) -> F32:
 
 
 def _tiles(slide: Slide, mpp: float, halo_px: int, points: NDArray[np.float64]) -> list[Tile]:
-    """Tiles around points, of the size at which the fewest pixels are read."""
-    choices = [
-        TileGrid(slide.dimensions, slide.mpp, mpp, tile_px=side, halo_px=halo_px).tiles_of(
-            *points.T
-        )
-        for side in _TILE_SIDES
-    ]
-    return min(choices, key=lambda tiles: sum(_pixels(tile) for tile in tiles))
-
-
-def _pixels(tile: Tile) -> int:
-    x0, y0, x1, y1 = tile.halo
-    return (x1 - x0) * (y1 - y0)
+    """Tiles around points."""
+    grid = TileGrid(slide.dimensions, slide.mpp, mpp, tile_px=_TILE_PX, halo_px=halo_px)
+    return [tile for shard in point_shards(grid, *points.T) for tile in shard.tiles]
 
 
 def _rings(rings: list[NDArray[np.float64]]) -> Rings:

@@ -24,7 +24,7 @@ from lymphinfer.batch.tasks import (
 from lymphinfer.predict.plan import ShardsDone, SlidePlan
 from lymphinfer.predict.result import SlideResult
 from lymphinfer.predict.settings import PredictSettings
-from lymphinfer.slides import TileGrid
+from lymphinfer.slides import Shard, TileGrid
 
 SLIDE, FOLDER, SETTINGS = Path("a.svs"), Path("out/a"), PredictSettings(tile_px=256)
 
@@ -32,8 +32,11 @@ SLIDE, FOLDER, SETTINGS = Path("a.svs"), Path("out/a"), PredictSettings(tile_px=
 def plan(done: tuple[str, ...] = ()) -> SlidePlan:
     """Of a slide of six shards with four tiles each."""
     grid = TileGrid((1536, 1024), 0.325, 0.325, tile_px=256, halo_px=32)
-    shards = tuple(grid.shards(list(grid.tiles()), 4))
-    assert [len(shard.tiles) for shard in shards] == [4] * 6
+    boxes = [(x, y, x + 256, y + 256) for y in range(0, 1024, 256) for x in range(0, 1536, 256)]
+    shards = tuple(
+        Shard(f"shard-{i:04d}", tuple(grid.tile(box) for box in boxes[4 * i : 4 * i + 4]))
+        for i in range(6)
+    )
     return SlidePlan(
         SLIDE, FOLDER, SETTINGS, {}, "mark", "none", "fp32", "torch", "cpu", "0" * 64, grid, shards,
         frozenset(shard.id for shard in shards if shard.id in done), 1.0, {"tissue": 1.0},

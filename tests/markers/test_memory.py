@@ -37,7 +37,8 @@ class Small:
 
 
 def tile_of(side: int, halo: int = 32):
-    return TileGrid((3 * side, 3 * side), 0.5, 0.5, tile_px=side, halo_px=halo).tile(1, 1)
+    grid = TileGrid((3 * side, 3 * side), 0.5, 0.5, tile_px=side, halo_px=halo)
+    return grid.tile((side, side, 2 * side, 2 * side))
 
 
 def test_quarters_partition_the_core_and_keep_the_margin():

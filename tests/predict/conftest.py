@@ -185,4 +185,4 @@ def disc_slide(tmp_path_factory) -> tuple[Path, np.ndarray]:
 @pytest.fixture(scope="session")
 def strip(tmp_path_factory) -> Path:
     """Three shards of tiles of 256 px."""
-    return write_svs(tmp_path_factory.mktemp("slides") / "strip.svs", disc_image(2200, 256)[0])
+    return write_svs(tmp_path_factory.mktemp("slides") / "strip.svs", disc_image(4400, 256)[0])

@@ -17,7 +17,7 @@ from lymphinfer.slides.focus import (
 
 def tile_of(image, mpp=0.5, halo=0):
     height, width = image.shape[:2]
-    return TileGrid((width, height), mpp, mpp, tile_px=max(width, height), halo_px=halo).tile(0, 0)
+    return TileGrid((width, height), mpp, mpp, halo_px=halo).tile((0, 0, width, height))
 
 
 def blurred(image, sigma_px):
