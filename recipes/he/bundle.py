@@ -43,7 +43,7 @@ from recipes.he.points import (
     single_gate_labels,
 )
 
-VERSION = "0.3.4"
+VERSION = "0.3.5"
 FREQUENCY = {"CD45": 0.192, "CD3e": 0.090, "CD4": 0.058, "CD8a": 0.050}
 """Positive fractions published for the slide."""
 SOURCE = "its own stain on ORION CRC01 (colorectal, one section); cross-validated on 48 tiles of it"

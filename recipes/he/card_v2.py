@@ -146,7 +146,9 @@ $calls
 bash recipes/he/markers.sh DIR RUN weights
 python -m recipes.he.student_data --data DIR --out student.npz
 python -m recipes.he.lean_train --data DIR --crops student.npz --out RUN/lean
-python -m recipes.he.int8 --data DIR --bundle weights/he-v2 --lean RUN/lean/lean.safetensors
+python -m recipes.he.context_train --data DIR --crops student.npz --lean RUN/lean/lean.safetensors \\
+    --out RUN/lean/context.safetensors
+python -m recipes.he.int8 --data DIR --bundle weights/he-v2 --lean RUN/lean/context.safetensors
 ```
 """
 )
