@@ -19,6 +19,8 @@ GRID_PX = 0.01
 MAX_VERTICES = 20
 _CLEARANCE_PX = 2 * GRID_PX
 _RESCALE_LIMITS = (0.8, 1.25)
+# Rings judged at a time: what fits the processor's cache is twice as fast.
+_BLOCK = 2048
 
 F64 = NDArray[np.float64]
 
@@ -67,6 +69,19 @@ class Rings:
         offsets = _offsets(counts)
         vertices = np.repeat(self.offsets[:-1][indices] - offsets[:-1], counts)
         return Rings(self.coords[vertices + np.arange(offsets[-1])], offsets)
+
+    def between(self, first: int, end: int) -> Rings:
+        """Rings `first` to before `end`, or to the last; no copy of their vertices."""
+        offsets = self.offsets[first : end + 1]
+        return Rings(self.coords[offsets[0] : offsets[-1]], offsets - offsets[0])
+
+    @classmethod
+    def of_hundredths(cls, hundredths: NDArray[np.int64], offsets: NDArray[np.int64]) -> Rings:
+        """Rings of vertices in whole hundredths of a level-0 px, shape (M, 2)."""
+        # A division by 100 gives the double nearest to the decimal.
+        rings = cls(hundredths / 100, offsets)
+        vars(rings)["hundredths"] = hundredths
+        return rings
 
     @classmethod
     def concatenate(cls, parts: list[Rings]) -> Rings:
@@ -204,15 +219,17 @@ def is_valid(rings: Rings) -> NDArray[np.bool_]:
     """
     if len(rings) == 0:
         return np.zeros(0, dtype=bool)
-    owner = np.repeat(np.arange(len(rings)), rings.counts)
-    here = rings.coords - centroids(rings)[owner]
-    there = here[rings.following]
-    cross = here[:, 0] * there[:, 1] - here[:, 1] * there[:, 0]
-    length = np.hypot(here[:, 0], here[:, 1])
-    reach = np.maximum(length, length[rings.following])
-    turns = (here[:, 1] < 0) & (there[:, 1] >= 0)
+    if len(rings) > _BLOCK:
+        blocks = [rings.between(i, i + _BLOCK) for i in range(0, len(rings), _BLOCK)]
+        return np.concatenate([is_valid(block) for block in blocks])
+    x, y = _planes(rings, centroids(rings))
+    x_next, y_next = x.take(rings.following), y.take(rings.following)
+    length = np.sqrt(x * x + y * y)
+    reach = np.maximum(length, length.take(rings.following))
+    clear = x * y_next - y * x_next > _CLEARANCE_PX * reach
+    turns = (y < 0) & (y_next >= 0)
     starts = rings.offsets[:-1]
-    valid: NDArray[np.bool_] = np.logical_and.reduceat(cross > _CLEARANCE_PX * reach, starts)
+    valid: NDArray[np.bool_] = np.logical_and.reduceat(clear, starts)
     valid &= np.add.reduceat(turns, starts, dtype=np.int64) == 1
     for i in np.flatnonzero(~valid).tolist():
         valid[i] = len(rings[i]) >= 3 and _accepted(shapely.Polygon(rings[i]))
@@ -243,13 +260,21 @@ def bounds(rings: Rings) -> F64:
 def _moments(rings: Rings) -> tuple[F64, F64, F64]:
     """Signed area (N,), first moments times six (N, 2) and mean (N, 2), from the first vertex."""
     starts = rings.offsets[:-1]
-    here = rings.coords - np.repeat(rings.coords[starts], rings.counts, axis=0)
-    there = here[rings.following]
-    cross = here[:, 0] * there[:, 1] - here[:, 1] * there[:, 0]
+    x, y = _planes(rings, rings.coords[starts])
+    x_next, y_next = x.take(rings.following), y.take(rings.following)
+    cross = x * y_next - y * x_next
     area = np.add.reduceat(cross, starts) / 2
-    moment = np.add.reduceat((here + there) * cross[:, None], starts, axis=0)
-    mean = np.add.reduceat(here, starts, axis=0) / rings.counts[:, None]
-    return area, moment, mean
+    moment = [
+        np.add.reduceat((v + after) * cross, starts) for v, after in ((x, x_next), (y, y_next))
+    ]
+    mean = [np.add.reduceat(v, starts) / rings.counts for v in (x, y)]
+    return area, np.stack(moment, axis=1), np.stack(mean, axis=1)
+
+
+def _planes(rings: Rings, origins: F64) -> F64:
+    """Vertices' x and y from each ring's origin (N, 2), shape (2, M): faster than pairs."""
+    result: F64 = np.ascontiguousarray((rings.coords - np.repeat(origins, rings.counts, axis=0)).T)
+    return result
 
 
 def _shoelace(points: F64) -> F64:

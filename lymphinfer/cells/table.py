@@ -223,7 +223,8 @@ def read_rings(table: pa.Table) -> Rings:
     column = table.column("polygon").combine_chunks()
     offsets = values_of(column.offsets).astype(np.int64)
     values = values_of(column.values)[offsets[0] : offsets[-1]]
-    return Rings(values.reshape(-1, 2) / 100, (offsets - offsets[0]) // 2)
+    hundredths = values.reshape(-1, 2).astype(np.int64)
+    return Rings.of_hundredths(hundredths, (offsets - offsets[0]) // 2)
 
 
 def read_ids(table: pa.Table) -> NDArray[np.uint8]:

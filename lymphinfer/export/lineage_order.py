@@ -10,13 +10,13 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from itertools import islice
+from itertools import chain
 from pathlib import Path
 from typing import IO, Self
 
-from lymphinfer.panel import OTHER, Panel
+import pyarrow as pa
 
-_BLOCK = 4096
+from lymphinfer.panel import OTHER, Panel
 
 Lineages = Sequence[tuple[int, ...]]
 
@@ -82,14 +82,14 @@ def deal(counts: Sequence[int], lineages: Lineages, size: int) -> list[list[int]
 
 
 class ClassSpool:
-    """Features of a file by class, on disk until all are known; memory holds none of them.
+    """Nuclei of a file by class, on disk until all are known; memory holds one batch of each class.
 
     Parameters
     ----------
     lineages : sequence of tuple of int
         Ancestors of each class.
     folder : Path
-        Where there is room for them: as much as the file takes uncompressed.
+        Where there is room for them: some 200 bytes a nucleus of 16 vertices.
     """
 
     def __init__(self, lineages: Lineages, folder: Path):
@@ -98,6 +98,7 @@ class ClassSpool:
         self._folder = folder
         self._stack = ExitStack()
         self._files: list[IO[bytes]] = []
+        self._writers: dict[int, pa.RecordBatchStreamWriter] = {}
 
     def __enter__(self) -> Self:
         for _ in self.lineages:
@@ -108,31 +109,52 @@ class ClassSpool:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def add(self, which: int, features: Sequence[bytes]) -> None:
-        """Keep features of a class; none has a line break."""
-        self._files[which].writelines(text + b"\n" for text in features)
-        self.counts[which] += len(features)
+    def add(self, which: int, nuclei: pa.Table) -> None:
+        """Keep nuclei of a class; the tables of a class have one schema."""
+        if not nuclei.num_rows:
+            return
+        if which not in self._writers:
+            self._writers[which] = pa.ipc.new_stream(self._files[which], nuclei.schema)
+        self._writers[which].write_table(nuclei)
+        self.counts[which] += nuclei.num_rows
 
-    def parts(self, size: int | None = None) -> Iterator[Iterator[list[bytes]]]:
-        """Hand the features out again, class after class in each part, parents first.
+    def parts(self, size: int | None = None) -> Iterator[Iterator[pa.Table]]:
+        """Hand the nuclei out again, class after class in each part, parents first.
 
         Parameters
         ----------
         size : int, optional
-            Features in a part; by default there is one part with all of them.
+            Nuclei in a part; by default there is one part with all of them.
 
         Yields
         ------
-        iterator of list of bytes
-            A part's features in blocks, to be used up before the next part.
+        iterator of pyarrow.Table
+            A part's nuclei in tables of any sizes, to be used up before the next part.
         """
-        for file in self._files:
-            file.seek(0)
+        for writer in self._writers.values():
+            writer.close()
+        batches = [self._read(which) for which in range(len(self._files))]
         for numbers in deal(self.counts, self.lineages, size or max(1, sum(self.counts))):
-            yield self._blocks(numbers)
+            yield self._part(numbers, batches)
 
-    def _blocks(self, numbers: Sequence[int]) -> Iterator[list[bytes]]:
+    def _read(self, which: int) -> Iterator[pa.Table]:
+        """A class' nuclei as they were added."""
+        if not self.counts[which]:
+            return
+        self._files[which].seek(0)
+        with pa.ipc.open_stream(self._files[which]) as stream:
+            for batch in stream:
+                yield pa.Table.from_batches([batch])
+
+    def _part(
+        self, numbers: Sequence[int], batches: list[Iterator[pa.Table]]
+    ) -> Iterator[pa.Table]:
         for which in sorted(range(len(numbers)), key=lambda k: len(self.lineages[k])):
-            for first in range(0, numbers[which], _BLOCK):
-                lines = islice(self._files[which], min(_BLOCK, numbers[which] - first))
-                yield [line[:-1] for line in lines]
+            wanted = numbers[which]
+            while wanted:
+                table = next(batches[which])
+                if table.num_rows > wanted:
+                    batches[which] = chain([table.slice(wanted)], batches[which])
+                    table = table.slice(0, wanted)
+                wanted -= table.num_rows
+                yield table

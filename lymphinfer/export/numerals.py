@@ -1,23 +1,42 @@
-"""Numbers as JSON text, thousands at a time."""
+"""Numbers as JSON text, thousands at a time and without a Python object for each."""
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import orjson
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from lymphinfer.cells.outlines import Rings
+from lymphinfer.columns import bytes_column
 
 SIGNIFICANT = 4
-# Vertices written at a time: what fits the processor's cache is four times as fast.
-_BLOCK = 32_768
+# Vertices written at a time: what fits the processor's cache is faster.
+_BLOCK = 16_384
 
 
-def ring_texts(rings: Rings, offset_level0: tuple[float, float] = (0, 0)) -> list[bytes]:
-    """Write each ring as closed GeoJSON positions: ``[1,2.5],[3.75,2],[3,4],[1,2.5]``.
+def _words(texts: Iterable[bytes]) -> NDArray[np.uint32]:
+    """Texts of up to four characters, padded with zeros, as a number each."""
+    return np.frombuffer(b"".join(text.ljust(4, b"\0") for text in texts), np.uint32)
+
+
+# Four digits inside a number, and as its first ones. A number's last four may all be leading
+# zeros, of which one is written, and of those before them none.
+_LAST_DIGITS = _words([*(b"%04d" % i for i in range(10_000)), *(b"%d" % i for i in range(10_000))])
+_DIGITS = (_LAST_DIGITS, np.where(np.arange(20_000) == 10_000, np.uint32(0), _LAST_DIGITS))
+_DECIMALS = [b"", *((b".%02d" % i).rstrip(b"0") for i in range(1, 100))]
+_FRACTIONS = _words(text + b"," for text in _DECIMALS), _words(_DECIMALS)
+(_MINUS,) = _words([b"-"])
+# What follows a position's numbers. A line break holds the place of a text's last bracket: no
+# other character of it is one, so that the ends are found.
+_BETWEEN, _RING_END, _POINT_END = _words([b"],[", b"]\n[[", b"\n["])
+
+
+def ring_texts(rings: Rings, offset_level0: tuple[float, float] = (0, 0)) -> pa.BinaryArray:
+    """Write each ring as a linear ring of GeoJSON: ``[[1,2.5],[3.75,2],[3,4],[1,2.5]]``.
 
     Parameters
     ----------
@@ -28,27 +47,21 @@ def ring_texts(rings: Rings, offset_level0: tuple[float, float] = (0, 0)) -> lis
 
     Returns
     -------
-    list of bytes
+    pyarrow.BinaryArray
         N texts, at most two decimals, first and last position the same.
     """
     n = len(rings)
-    if n == 0:
-        return []
     offsets = rings.offsets + np.arange(n + 1)
     vertex = np.arange(offsets[-1]) - np.repeat(np.arange(n), rings.counts + 1)
-    vertex[offsets[1:] - 1] = rings.offsets[:-1]
-    moved = rings.hundredths - np.rint(np.multiply(offset_level0, 100)).astype(np.int64)
-    blocks = [_positions(moved[vertex[i : i + _BLOCK]]) for i in range(0, len(vertex), _BLOCK)]
-    text = b"".join(block for block, _ in blocks)
-    lengths = np.concatenate([length for _, length in blocks])
-    ends = np.concatenate([[0], np.cumsum(lengths)])[offsets].tolist()
-    # Every position ends in a comma; a ring's last one is not wanted.
-    return [text[a : b - 1] for a, b in pairwise(ends)]
+    ends = np.full(len(vertex), _BETWEEN)
+    vertex[offsets[1:] - 1], ends[offsets[1:] - 1] = rings.offsets[:-1], _RING_END
+    # Four times as fast as an index in brackets.
+    return _texts(rings.hundredths.take(vertex, axis=0), offset_level0, ends, b"[[")
 
 
 def point_texts(
     points: NDArray[np.float64], offset_level0: tuple[float, float] = (0, 0)
-) -> list[bytes]:
+) -> pa.BinaryArray:
     """Write each point as a GeoJSON position, ``[1,2.5]``.
 
     Parameters
@@ -60,20 +73,15 @@ def point_texts(
 
     Returns
     -------
-    list of bytes
+    pyarrow.BinaryArray
         N texts, at most two decimals.
     """
-    if len(points) == 0:
-        return []
-    moved = np.rint(points * 100).astype(np.int64)
-    moved -= np.rint(np.multiply(offset_level0, 100)).astype(np.int64)
-    text, lengths = _positions(moved)
-    ends = np.concatenate([[0], np.cumsum(lengths)]).tolist()
-    return [text[a : b - 1] for a, b in pairwise(ends)]
+    hundredths = np.rint(points * 100).astype(np.int64)
+    return _texts(hundredths, offset_level0, np.full(len(points), _POINT_END), b"[")
 
 
-def number_texts(values: NDArray[Any]) -> list[bytes]:
-    """Write each number with 4 significant digits; ``b"null"`` where it is not finite.
+def number_texts(values: NDArray[Any]) -> pa.BinaryArray:
+    """Write each number with 4 significant digits; null where it is not finite.
 
     Parameters
     ----------
@@ -81,10 +89,9 @@ def number_texts(values: NDArray[Any]) -> list[bytes]:
 
     Returns
     -------
-    list of bytes
+    pyarrow.BinaryArray
+        N texts.
     """
-    if len(values) == 0:
-        return []
     values = values.astype(np.float64)
     size = np.abs(values)
     size = np.where(np.isfinite(size) & (size > 0), size, 1.0)
@@ -92,50 +99,62 @@ def number_texts(values: NDArray[Any]) -> list[bytes]:
     # A quotient by a whole power of ten is the double nearest to the decimal, so it prints short.
     step = 10.0 ** np.abs(digits)
     tidy = np.where(digits >= 0, np.rint(values * step) / step, np.rint(values / step) * step)
-    return orjson.dumps(tidy, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].split(b",")
+    text = orjson.dumps(tidy, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
+    commas = np.flatnonzero(np.frombuffer(text, np.uint8) == ord(","))
+    content = text.translate(None, b",")
+    ends = np.append(commas - np.arange(len(commas)), len(content))[: len(values)]
+    return bytes_column(content, ends, missing=~np.isfinite(tidy))
 
 
-def id_texts(ids: NDArray[np.uint8]) -> list[bytes]:
+def id_texts(ids: NDArray[np.uint8]) -> pa.BinaryArray:
     """Write 16-byte ids, shape (N, 16), as UUIDs: ``8-4-4-4-12`` hexadecimal digits."""
     digits = np.frombuffer(ids.tobytes().hex().encode(), np.uint8).reshape(-1, 32)
     text = np.full((len(ids), 36), ord("-"), np.uint8)
     dashes = [8, 13, 18, 23]
     text[:, np.delete(np.arange(36), dashes)] = digits
-    texts: list[bytes] = text.view("S36").ravel().tolist()
-    return texts
+    return bytes_column(text.tobytes(), 36 * np.arange(1, len(ids) + 1))
 
 
-def _positions(hundredths: NDArray[np.int64]) -> tuple[bytes, NDArray[np.int64]]:
-    """Text ``[x,y],`` of each vertex (M, 2) on end, and the length of each.
+def _texts(
+    hundredths: NDArray[np.int64],
+    offset_level0: tuple[float, float],
+    ends: NDArray[np.uint32],
+    opening: bytes,
+) -> pa.BinaryArray:
+    """Texts of positions (M, 2), each with the word of `ends` that follows it."""
+    moved = hundredths - np.rint(np.multiply(offset_level0, 100)).astype(np.int64)
+    content = bytearray(opening)
+    for i in range(0, len(moved), _BLOCK):
+        content += _positions(moved[i : i + _BLOCK], ends[i : i + _BLOCK])
+    signs = np.frombuffer(content, np.uint8)
+    last = np.flatnonzero(signs == ord("\n"))
+    signs[last] = ord("]")
+    return bytes_column(content, last + 1)
 
-    Every vertex gets a row of fixed width with all its digits; a mask then takes out the signs,
-    leading zeros and trailing decimals that it does not need. Four times as fast as
-    `orjson` on floats.
+
+def _positions(hundredths: NDArray[np.int64], ends: NDArray[np.uint32]) -> bytes:
+    """Text ``x,y`` of each vertex (M, 2) and its end (M,), one behind the other.
+
+    Every vertex gets a row of words of four characters, looked up and padded with zeros; the zeros
+    are then taken out of all rows at once. Ten times as fast as `orjson` on floats.
     """
-    m = len(hundredths)
-    size: NDArray[Any] = np.abs(hundredths)
-    if size.max() < 2**31:
+    negative = hundredths < 0
+    size: NDArray[np.signedinteger[Any]] = np.abs(hundredths)
+    if (largest := int(size.max())) < 2**31:
         size = size.astype(np.int32)
-    whole_digits = max(1, len(str(int(size.max()))) - 2)
-    width = 1 + whole_digits + 3
-    row = np.empty((m, 2 * width + 4), np.uint8)
-    keep = np.ones(row.shape, bool)
-    row[:, 0], row[:, -2], row[:, -1] = b"[],"
-    row[:, 1 + width] = ord(",")
-    for axis, start in ((0, 1), (1, 2 + width)):
-        rest: NDArray[np.signedinteger[Any]] = size[:, axis]
-        point = start + 1 + whole_digits
-        row[:, start], row[:, point] = b"-."
-        keep[:, start] = hundredths[:, axis] < 0
-        place = [point + 2, point + 1, *range(point - 1, start, -1)]
-        for power, column in enumerate(place):
-            quotient = rest // 10
-            row[:, column] = rest - 10 * quotient + ord("0")
-            if power == 0:
-                keep[:, column] = row[:, column] != ord("0")
-            elif power == 1:
-                keep[:, column] = keep[:, point] = keep[:, point + 2] | (row[:, column] != ord("0"))
-            elif power > 2:
-                keep[:, column] = rest > 0
-            rest = quotient
-    return row[keep].tobytes(), keep.sum(axis=1)
+    groups = -(-max(1, len(str(largest)) - 2) // 4)
+    signs = int(negative.any())
+    width = signs + groups + 1
+    rows = np.empty((len(hundredths), 2 * width + 1), np.uint32)
+    rows[:, -1] = ends
+    for axis, start in ((0, 0), (1, width)):
+        if signs:
+            rows[:, start] = np.where(negative[:, axis], _MINUS, np.uint32(0))
+        rest = np.ascontiguousarray(size[:, axis])
+        value, rest = rest, rest // 100
+        rows[:, start + width - 1] = _FRACTIONS[axis].take(value - 100 * rest)
+        for group in range(groups):
+            value, rest = rest, rest // 10_000
+            word = value - 10_000 * rest + np.where(rest == 0, 10_000, 0)
+            rows[:, start + width - 2 - group] = _DIGITS[min(group, 1)].take(word)
+    return rows.tobytes().translate(None, b"\0")

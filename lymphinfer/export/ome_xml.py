@@ -58,8 +58,8 @@ def write_ome_xml(path: Path, result: Result) -> Path:
         )
         # The schema wants an image's references to its ROIs before the ROIs themselves.
         for table in result.tables():
-            ids = id_texts(read_ids(table))
-            file.writelines(f'<ROIRef ID="ROI:{name.decode()}"/>\n' for name in ids)
+            names = id_texts(read_ids(table)).to_pylist()
+            file.writelines(f'<ROIRef ID="ROI:{name.decode()}"/>\n' for name in names)
         file.write("</Image>\n")
         for table in result.tables():
             file.write(rois(table, result))
@@ -75,8 +75,8 @@ def rois(table: pa.Table, result: Result) -> str:
     classes = [quoteattr(panel.class_name(call)) for call in panel.calls]
     strokes = [_rgba(panel.color(call)) for call in panel.calls]
     rows = zip(
-        id_texts(read_ids(table)),
-        ring_texts(read_rings(table)),
+        id_texts(read_ids(table)).to_pylist(),
+        ring_texts(read_rings(table)).to_pylist(),
         read_calls(table, panel).tolist(),
         _values(table),
         strict=True,
@@ -98,16 +98,18 @@ def _description(result: Result) -> str:
 
 
 def _points(ring: bytes) -> str:
-    """``[1,2],[3,4],[1,2]`` as ``1,2 3,4``: OME closes a polygon by itself."""
-    return ring[1:-1].replace(b"],[", b" ").rpartition(b" ")[0].decode()
+    """``[[1,2],[3,4],[1,2]]`` as ``1,2 3,4``: OME closes a polygon by itself."""
+    return ring[2:-2].replace(b"],[", b" ").rpartition(b" ")[0].decode()
 
 
 def _values(table: pa.Table) -> list[str]:
     """Each nucleus's measurements as text, the missing ones left out."""
     names = [escape(name) for name in measurements(table.schema).values()]
-    columns = [number_texts(table.column(c).to_numpy()) for c in measurements(table.schema)]
+    columns = [
+        number_texts(table.column(c).to_numpy()).to_pylist() for c in measurements(table.schema)
+    ]
     return [
-        "; ".join(f"{n} {v.decode()}" for n, v in zip(names, row, strict=True) if v != b"null")
+        "; ".join(f"{n} {v.decode()}" for n, v in zip(names, row, strict=True) if v is not None)
         for row in zip(*columns, strict=True)
     ]
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
+import pyarrow as pa
 
 from lymphinfer.cells.files import atomic_write, temporary_beside
 from lymphinfer.cells.regions import read_region_nuclei
@@ -65,7 +66,7 @@ def to_anndata(result: Result) -> AnnData:
     for table in result.tables():
         names = ("area_um2", "detection_probability", *extra_columns(result, table.schema))
         got: dict[str, Any] = {name: table.column(name).to_numpy() for name in names}
-        got["id"] = np.array([text.decode() for text in id_texts(read_ids(table))], object)
+        got["id"] = np.array(id_texts(read_ids(table)).cast(pa.string()).to_pylist(), object)
         got["call"] = read_calls(table, panel).astype(np.int8)
         got["xy"] = np.stack([table.column(c).to_numpy() for c in "xy"], axis=1) * result.mpp
         got["X"] = np.stack(

@@ -177,7 +177,7 @@ def _flat(table: pa.Table, result: Result, schema: pa.Schema, first: int) -> pa.
     x, y = table.column("x").to_numpy(), table.column("y").to_numpy()
     columns: dict[str, Any] = {
         "label": np.arange(first + 1, first + 1 + table.num_rows, dtype=np.uint32),
-        "id": [text.decode() for text in id_texts(read_ids(table))],
+        "id": id_texts(read_ids(table)).cast(pa.string()).to_pylist(),
         "x_px": x,
         "y_px": y,
         "x_um": np.round(x * result.mpp, _UM_DECIMALS),

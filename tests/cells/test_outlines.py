@@ -95,6 +95,27 @@ def test_broken_outlines_are_repaired_or_dropped_and_counted():
     assert_written_rules(cleaned)
 
 
+def test_thousands_of_rings_are_judged_as_each_is_alone():
+    rings = clean(lumpy(5000)).rings
+    crossed = [3, 2047, 2048, 4999]
+    coords = rings.coords.copy()
+    for i in crossed:
+        first = rings.offsets[i]
+        coords[[first + 2, first + 9]] = coords[[first + 9, first + 2]]
+    found = is_valid(Rings(coords, rings.offsets))
+    assert np.flatnonzero(~found).tolist() == crossed
+
+
+def test_rings_of_whole_hundredths_are_those_of_their_px():
+    rings = clean(lumpy(50)).rings
+    made = Rings.of_hundredths(rings.hundredths, rings.offsets)
+    assert np.array_equal(made.coords, rings.coords)
+    assert np.array_equal(made.hundredths, rings.hundredths)
+    part = made.between(7, 11)
+    assert [part[i].tolist() for i in range(4)] == [rings[i].tolist() for i in range(7, 11)]
+    assert len(made.between(45, 60)) == 5
+
+
 def test_a_ring_that_only_snapping_breaks_is_not_valid():
     # A notch whose tip stays 0.004 px from the opposite side: valid, until it is snapped.
     hourglass = np.array([[0, 0], [10.01, 0], [5, 5], [10.01, 10], [0, 10], [4.99, 5]], float)

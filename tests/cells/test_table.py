@@ -18,7 +18,7 @@ from lymphinfer.cells.table import (
     read_rings,
     schema,
 )
-from lymphinfer.columns import number_column, text_column, values_of
+from lymphinfer.columns import bytes_column, content_of, number_column, text_column, values_of
 from lymphinfer.errors import ResultError
 from lymphinfer.panel import TCELL_PANEL
 from tests.cells.nuclei_made import nuclei, outlines
@@ -62,6 +62,15 @@ def test_columns_are_those_that_pyarrow_makes():
     assert text_column(texts).equals(pa.array(texts))
     for column in (number_column(values, missing), text_column(texts)):
         column.validate(full=True)
+
+
+def test_texts_one_behind_the_other_are_a_column_and_back():
+    column = bytes_column(b"CD45CD3e", np.array([4, 4, 8]), np.array([False, True, False]))
+    column.validate(full=True)
+    assert column.to_pylist() == [b"CD45", None, b"CD3e"]
+    assert content_of(column) == b"CD45CD3e"
+    assert content_of(column[1:]) == b"CD3e"
+    assert content_of(column[:0]) == content_of(bytes_column(b"", np.array([], int))) == b""
 
 
 def test_the_columns_are_those_of_the_panel():

@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import orjson
@@ -311,6 +312,90 @@ def test_a_full_disk_leaves_the_file_from_before(tmp_path, fmt, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.fixture(scope="module")
+def many():
+    """More nuclei than are checked, written or packed at a time, some without a measurement."""
+    table = nuclei(outlines(12_000))
+    values = table.column("p_cd4").to_numpy().copy()
+    values[[5, 9000]] = np.nan
+    return replaced(table, "p_cd4", [None if np.isnan(v) else v for v in values])
+
+
+def test_the_number_of_threads_changes_no_byte(tmp_path, fmt, many, monkeypatch):
+    written = set()
+    for count in (1, 2, 7):
+        monkeypatch.setattr("lymphinfer.export.geojson.threads", lambda n=count: n)
+        written.add(write(tmp_path, [many], fmt=fmt, part_size=5500).read_bytes())
+    assert len(written) == 1
+
+
+def test_thousands_of_nuclei_are_written_as_each_is_alone(tmp_path, fmt, many):
+    path = write(tmp_path, [many], fmt=fmt, part_size=5500)
+    if fmt == "zip":
+        with zipfile.ZipFile(path) as archive:
+            texts = [archive.read(name) for name in archive.namelist()]
+    else:
+        content = path.read_bytes()
+        texts = [gzip.decompress(content) if fmt == "geojson.gz" else content]
+    lines = [line.removesuffix(b",") for text in texts for line in text.split(b"\n")[1:-2]]
+    ids = [orjson.loads(line)["id"].replace("-", "") for line in lines]
+    assert sorted(ids) == sorted(i.hex() for i in many.column("id").to_pylist())
+    rows = [*range(0, 12_000, 97), 5, 9000]
+    assert {features(many.slice(row, 1), TCELL_PANEL) for row in rows} <= set(lines)
+    assert sum(b'"CD4 probability"' not in line for line in lines) == 2
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_an_error_among_thousands_leaves_no_file(tmp_path, fmt, many, count, monkeypatch):
+    monkeypatch.setattr("lymphinfer.export.geojson.threads", lambda: count)
+    rings = many.column("polygon").to_pylist()
+    rings[11_000] = [0, 0, 1000, 0]
+    with pytest.raises(ResultError, match="fewer than 3 vertices"):
+        write(tmp_path, [replaced(many, "polygon", rings)], fmt=fmt)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_disk_that_fills_up_while_parts_are_written_leaves_no_file(
+    tmp_path, many, count, monkeypatch
+):
+    monkeypatch.setattr("lymphinfer.export.geojson.threads", lambda: count)
+    done = []
+
+    def full(archive, name, text):
+        done.append(name)
+        if len(done) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("lymphinfer.export.geojson.add_packed", full)
+    with pytest.raises(ResultError, match="disk is full"):
+        write(tmp_path, [many], part_size=1000)
+    assert len(done) == 3
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_disk_that_is_full_before_anything_is_written_is_told(tmp_path, fmt, many, monkeypatch):
+    full = Path("/dev/full")
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda dir: full.open("r+b", buffering=0))
+    with pytest.raises(ResultError, match="disk is full"):
+        write(tmp_path, [many], fmt=fmt)
+    assert not list(tmp_path.iterdir())
+
+
+def test_tables_whose_calls_are_numbered_otherwise_are_one_file(tmp_path):
+    table = called([4, 0, 2, 3, 1])
+    other = nuclei(outlines(5, seed=1), calls=np.array([1, 2, 0, 3, 4]), slide_identity="slide-2")
+    turned = replaced(other, "call", other.column("call").to_pylist())
+    backwards = pa.array(TCELL_PANEL.calls[::-1])
+    index = pa.array([backwards.index(call).as_py() for call in turned.column("call")], pa.int8())
+    column = pa.DictionaryArray.from_arrays(index, backwards)
+    place = other.schema.get_field_index("call")
+    turned = other.set_column(place, other.schema.field(place), column)
+    first = write(tmp_path, [table, turned], part_size=4).read_bytes()
+    assert write(tmp_path, [table, other], part_size=4).read_bytes() == first
+
+
 def test_features_alone_are_a_json_list_without_its_brackets():
     table = nuclei(outlines(3))
     assert len(json.loads(b"[" + features(table, TCELL_PANEL) + b"]")) == 3
@@ -339,8 +424,8 @@ def test_whatever_the_detector_outlines_qupath_can_read(tmp_path_factory, radii,
 )
 def test_coordinates_read_back_exactly(hundredths):
     rings = Rings(hundredths / 100, np.array([0, 3]))
-    (text,) = ring_texts(rings)
-    assert json.loads(b"[" + text + b"]") == [
+    (text,) = ring_texts(rings).to_pylist()
+    assert json.loads(text) == [
         *(hundredths / 100).tolist(),
         [*(hundredths[0] / 100)],
     ]
@@ -348,15 +433,15 @@ def test_coordinates_read_back_exactly(hundredths):
 
 @given(arrays(np.float32, 5, elements=st.floats(width=32)))
 def test_measurements_keep_four_digits_and_stay_finite(values):
-    for value, text in zip(values, number_texts(values), strict=True):
+    for value, text in zip(values, number_texts(values).to_pylist(), strict=True):
         if np.isfinite(value):
             assert orjson.loads(text) == pytest.approx(float(value), rel=5.1e-4, abs=0)
         else:
-            assert text == b"null"
+            assert text is None
 
 
 def test_a_probability_is_written_short():
-    assert number_texts(np.array([1 / 3, 1.0, 0.0, 113.04])) == [
+    assert number_texts(np.array([1 / 3, 1.0, 0.0, 113.04])).to_pylist() == [
         b"0.3333",
         b"1.0",
         b"0.0",
