@@ -13,7 +13,6 @@ the other layers stay as they are. Needs ``nncf``, as `recipes.he.int8` does.
 from __future__ import annotations
 
 import argparse
-import time
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -153,10 +152,8 @@ def places_of(
     return torch.cat(rows), torch.cat(near), torch.cat(probs)
 
 
-def teach(
-    net: Places, seen: tuple[Tensor, Tensor, Tensor], reader: Tensor, seconds: float
-) -> Places:
-    """Let a context say what the teacher says; the rate follows the clock.
+def teach(net: Places, seen: tuple[Tensor, Tensor, Tensor], reader: Tensor, steps: int) -> Places:
+    """Let a context say what the teacher says.
 
     Parameters
     ----------
@@ -165,16 +162,15 @@ def teach(
         Of `places_of`.
     reader : Tensor, (K, 128)
         What he-v2's head makes of near features first.
-    seconds : float
+    steps : int
     """
     rows, near, prob = (values.float() for values in seen)
     own, read = (_spread(values) for values in (near, near @ reader.T))
     net.learn_by(_spread(rows))
     optimizer = torch.optim.Adam(net.parameters(), lr=RATE)
-    began = time.monotonic()
-    while (progress := (time.monotonic() - began) / seconds) < 1:
+    for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = RATE * rate_at(progress)
+            group["lr"] = RATE * rate_at(step / steps)
         some = torch.randint(len(rows), (PLACES,))
         error = net(rows[some]) - near[some]
         share = 0.05 + prob[some]
@@ -202,7 +198,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--weights", type=Path, default=Path("weights"))
     parser.add_argument("--pool", type=int, default=2224, help="crops")
-    parser.add_argument("--seconds", type=float, default=150)
+    parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     torch.manual_seed(arguments.seed)
@@ -214,7 +210,7 @@ def main() -> None:
     crops = Crops(unpack(arguments.crops), SIZE_PX, torch.device("cpu"), arguments.seed)
     teacher = Teacher(arguments.weights).eval()
     seen = places_of(reader_of(config, weights, int8), teacher, crops, arguments.pool)
-    net = teach(Places(lean), seen, teacher.reader[:, :, 0, 0], arguments.seconds)
+    net = teach(Places(lean), seen, teacher.reader[:, :, 0, 0], arguments.steps)
     found = load_file(arguments.lean) | {f"net.{k}": v for k, v in net.weights().items()}
     save_file(found, arguments.out)
 
