@@ -32,9 +32,9 @@ def core() -> Any:
     return openvino.Core()
 
 
-KEPT_SHAPES = 16
+KEPT_SHAPES = 8
 """Sizes of input for which a compiled graph is kept, a few MB each without memory for its maps."""
-PX_WITH_MEMORY = 5_500_000
+PX_WITH_MEMORY = 6_000_000
 """Pixels of the inputs whose maps have memory at once, some 100 bytes a pixel: a tile of 2176 px
 and a narrow one. Memory that comes anew costs a page fault for each 4 KB."""
 
