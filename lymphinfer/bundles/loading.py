@@ -205,7 +205,13 @@ def _build_markers(manifest: BundleManifest, networks: Networks) -> MarkerModel:
             head = networks.head(config_of_head, manifest.folder / table["file"])
             learned = config_of_head.markers
             far_config = _config(FarConfig, manifest, "classifier", "far", "network")
-            far = FarScale(networks.far(far_config, manifest.folder / table["far"]["file"]))
+            small = table["far"].get("int8")
+            engine = networks.far(
+                far_config,
+                manifest.folder / table["far"]["file"],
+                manifest.folder / small if small else None,
+            )
+            far = FarScale(engine)
     except ValueError as error:
         raise BundleError(f"bundle {manifest.name}: [classifier] {error}") from error
     missing = [

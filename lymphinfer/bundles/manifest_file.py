@@ -128,6 +128,8 @@ class FarTable:
 
     file: Weights
     network: Network
+    int8: Weights | None = None
+    """How it is computed in bytes, see `lymphinfer.layers.Layers`."""
 
 
 @table

@@ -45,8 +45,8 @@ class Networks(Protocol):
     def head(self, config: TwoScaleConfig, file: Path) -> HeadWeights:
         """A head over two scales."""
 
-    def far(self, config: FarConfig, file: Path) -> FarEngine:
-        """A far network."""
+    def far(self, config: FarConfig, file: Path, int8: Path | None = None) -> FarEngine:
+        """A far network; in bytes where the engine says so and `int8` says how."""
 
 
 def choose_networks(engine: Engine, trainable: bool) -> Networks:
@@ -119,6 +119,10 @@ class GraphNetworks:
         """See `Networks.head`."""
         return head_of(config, file)
 
-    def far(self, config: FarConfig, file: Path) -> FarEngine:
+    def far(self, config: FarConfig, file: Path, int8: Path | None = None) -> FarEngine:
         """See `Networks.far`."""
-        return fitting(file, lambda w: GraphFar(config, w, self.engine.precision))
+        precision = self.engine.precision
+        if int8 is None or precision != INT8:
+            return fitting(file, lambda w: GraphFar(config, w, precision))
+        weights = read_weights(file)
+        return fitting(int8, lambda rounded: GraphFar(config, weights, precision, None, rounded))

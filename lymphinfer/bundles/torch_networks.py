@@ -93,7 +93,7 @@ class TorchNetworks:
         """See `Networks.head`."""
         return head_of(config, file)
 
-    def far(self, config: FarConfig, file: Path) -> FarEngine:
+    def far(self, config: FarConfig, file: Path, int8: Path | None = None) -> FarEngine:
         """See `Networks.far`."""
         net = _loaded(FarNet(config), file)
         if self._graphs:

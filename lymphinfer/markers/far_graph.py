@@ -31,6 +31,8 @@ class GraphFar:
         ``bfloat16`` or ``fp32``.
     net : object
         The same network in torch, for whoever wants to change it.
+    int8 : mapping of str to ndarray, optional
+        What is computed in bytes, see `lymphinfer.layers.Layers`.
 
     Raises
     ------
@@ -44,6 +46,7 @@ class GraphFar:
         weights: Mapping[str, NDArray[np.floating]],
         precision: str = "fp32",
         net: Any = None,
+        int8: Mapping[str, NDArray[np.floating]] | None = None,
     ):
         self.config, self.net = config, net
         told = Layers(weights)
@@ -51,7 +54,7 @@ class GraphFar:
                   (len(config.outputs), config.hidden), (len(config.outputs),))  # fmt: skip
         self._tell = [told.take(name, shape) for name, shape in zip(_TELL, shapes, strict=True)]
         rest = {name: values for name, values in weights.items() if name not in _TELL}
-        self.run = CpuGraph(build_graph(config, rest), precision)
+        self.run = CpuGraph(build_graph(config, rest, int8), precision)
 
     def look(self, pixels: NDArray[np.uint8]) -> F32:
         """See `FarEngine.look`."""
@@ -75,7 +78,11 @@ class GraphFar:
         return np.concatenate([first, second], axis)
 
 
-def build_graph(config: FarConfig, weights: Mapping[str, NDArray[np.floating]]) -> Any:
+def build_graph(
+    config: FarConfig,
+    weights: Mapping[str, NDArray[np.floating]],
+    int8: Mapping[str, NDArray[np.floating]] | None = None,
+) -> Any:
     """Graph from bytes (B, H, W, 3) to features (B, C, H / 2, W / 2).
 
     Parameters
@@ -84,6 +91,8 @@ def build_graph(config: FarConfig, weights: Mapping[str, NDArray[np.floating]]) 
         Without batch normalisation.
     weights : mapping of str to ndarray
         All but those of ``tell``.
+    int8 : mapping of str to ndarray, optional
+        What is computed in bytes, see `lymphinfer.layers.Layers`.
 
     Returns
     -------
@@ -96,7 +105,7 @@ def build_graph(config: FarConfig, weights: Mapping[str, NDArray[np.floating]]) 
     """
     if config.batch_norm:
         raise ValueError("batch normalisation is folded away before a network is computed")
-    net, widths = Layers(weights), config.widths
+    net, widths = Layers(weights, int8), config.widths
     given, x = net.pixels()
     # Natural optical density, see `lymphinfer.markers.far_scale.optical_density`.
     light = net.ops.divide(

@@ -149,6 +149,7 @@ python -m recipes.he.lean_train --data DIR --crops student.npz --out RUN/lean
 python -m recipes.he.context_train --data DIR --crops student.npz --lean RUN/lean/lean.safetensors \\
     --out RUN/lean/context.safetensors
 python -m recipes.he.int8 --data DIR --bundle weights/he-v2 --lean RUN/lean/context.safetensors
+python -m recipes.he.far_int8 --data DIR --bundle weights/he-v2
 ```
 """
 )

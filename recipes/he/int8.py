@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ ROUNDED_TWICE = ("prob",)
 OWN = ("marker_context.", "marker.1.")
 OWN_OF_FAST = {"context": "marker_context", "last": "marker.1"}
 CUT_OFF = 1e-4
+"""Share of a map's values above its top: one in ten thousand."""
 MOST_PX = 63.75
 """Ray that a byte can tell, 21 µm; its steps are a quarter of a pixel."""
 FURTHER = 1.2
@@ -110,6 +112,24 @@ def rounded_numbers(
     tiles: list[NDArray[np.uint8]],
 ) -> dict[str, NDArray[np.float32]]:
     """The weights of a detector's lean copy, and what its graph is rounded with."""
+    return lean | rounded(build_graph(config, weights, lean), tiles, FLOAT)
+
+
+def rounded(
+    model: Any, tiles: list[NDArray[np.uint8]], floats: Sequence[str], cut_off: float = CUT_OFF
+) -> dict[str, NDArray[np.float32]]:
+    """What a graph is rounded with, by the names of `lymphinfer.layers`.
+
+    Parameters
+    ----------
+    model : openvino.Model
+    tiles : list of ndarray of uint8, (1, H, W, 3)
+        Real ones.
+    floats : sequence of str
+        Layers that stay in float32.
+    cut_off : float
+        Share of each map's values above its top, for finer steps of the others.
+    """
     import nncf
     from nncf.quantization.advanced_parameters import (
         AdvancedQuantizationParameters,
@@ -122,7 +142,6 @@ def rounded_numbers(
         StatisticsType,
     )
 
-    # One value in ten thousand is cut off, for finer steps of the others.
     ranges = RangeEstimatorParameters(
         min=StatisticsCollectorParameters(
             statistics_type=StatisticsType.MIN, aggregator_type=AggregatorType.MEAN
@@ -130,20 +149,20 @@ def rounded_numbers(
         max=StatisticsCollectorParameters(
             statistics_type=StatisticsType.QUANTILE,
             aggregator_type=AggregatorType.MEAN,
-            quantile_outlier_prob=CUT_OFF,
+            quantile_outlier_prob=cut_off,
         ),
     )
-    rounded = nncf.quantize(
-        build_graph(config, weights, lean),
+    found = nncf.quantize(
+        model,
         nncf.Dataset(tiles),
         subset_size=len(tiles),
         preset=nncf.QuantizationPreset.MIXED,
-        ignored_scope=nncf.IgnoredScope(names=list(FLOAT), validate=False),
+        ignored_scope=nncf.IgnoredScope(names=list(floats), validate=False),
         advanced_parameters=AdvancedQuantizationParameters(
             overflow_fix=OverflowFix.ENABLE, activations_range_estimator_params=ranges
         ),
     )
-    return lean | numbers_of(rounded)
+    return numbers_of(found)
 
 
 def seen_by(model: Any, tiles: list[NDArray[np.uint8]]) -> list[dict[str, NDArray[np.float32]]]:

@@ -19,9 +19,11 @@ channels, and the outlines of two by two points are read from one map, 663 GFLOP
 CPU cores (`recipes/he/lean.py`, `recipes/he/lean_train.py`), on training images of CoNSeP and
 BRCA-M2C, C01 tiles and CMU-1, no test image among them. Its weights are rounded to seven bits, its
 maps to 256 steps up to tops found by NNCF on 24 training tiles of several laboratories
-(`recipes/he/int8.py`); rays leave it in steps of 0.08 µm, the longest is 20.7 µm. The first layer,
-what the marker head says last, and every other network stay in float32; with `--precision fp32` the
-detector is this one, as it is. The same measurements of both:
+(`recipes/he/int8.py`), and what `he-v2` reads its markers from is taught once more on maps so
+rounded (`recipes/he/context_train.py`); rays leave it in steps of 0.08 µm, the longest is 20.7 µm.
+The first layer and what the marker head says last stay in float32, as do patch classifiers; the far
+scale of `he-v2` is rounded too, with all its filters (`recipes/he/far_int8.py`). With
+`--precision fp32` all is computed as it is. The same measurements of both:
 
 | measure | float32 | int8 | difference |
 | --- | --- | --- | --- |
@@ -41,8 +43,8 @@ ROWS = (
     ("CD45 AUROC, NuCLS, annotated points", ("nucls", "points", "auroc")),
 )
 ON_TILES = """
-Of the C01 tiles, from which the head has learned, so that only the differences tell:
-{differences}. The far scale alone is the same.
+Of the C01 tiles, from which the head has learned in float32, so that only the differences tell, and
+they favour float32: {tiles}. Of the whole slide, by the far scale alone: {far}.
 """
 
 
@@ -89,9 +91,14 @@ def in_bytes(folder: Path) -> str:
     text = INTRO + "\n".join(rows) + "\n"
     if (folder / ORION).exists():
         plain, small = (json.loads((folder / n).read_text("utf-8")) for n in ("orion.json", ORION))
-        parts = []
-        for name in ("CD45", "CD3e", "CD4", "CD8a"):
-            one, other = (float(v["tiles"][name]["auroc"]) for v in (plain, small))
-            parts.append(f"AUROC of {name} {other - one:+.3f}")
-        text += ON_TILES.format(differences=", ".join(parts))
+        text += ON_TILES.format(**{key: _differences(plain[key], small[key])
+                                   for key in ("tiles", "far")})  # fmt: skip
     return text + "\n"
+
+
+def _differences(plain: dict[str, Any], small: dict[str, Any]) -> str:
+    parts = []
+    for name in ("CD45", "CD3e", "CD4", "CD8a"):
+        one, other = (float(v[name]["auroc"]) for v in (plain, small))
+        parts.append(f"AUROC of {name} {other - one:+.3f}")
+    return ", ".join(parts)

@@ -86,6 +86,21 @@ def test_real_tissue_has_nearly_the_same_nuclei_and_the_result_says_how(real_tis
         assert apart.mean() < 0.04, name
 
 
+def test_the_far_scale_in_bytes_says_nearly_the_same():
+    from stardist.data import test_image_he_2d
+
+    pixels = np.ascontiguousarray(test_image_he_2d()[:256, :384])
+    places = np.random.default_rng(0).uniform(16, 240, (200, 2))
+    said = [
+        load_bundle("he-v2", engine=Engine("cpu", precision, "openvino"), trainable=False)
+        .markers.far.infer(pixels, (0, 0))
+        .at(places)
+        for precision in ("fp32", "int8")
+    ]
+    apart = np.abs(said[1] - said[0])
+    assert 0 < apart.mean() < 0.1 * said[0].std()
+
+
 def test_a_layer_through_few_channels_is_two_layers():
     rng = np.random.default_rng(0)
     inner = rng.normal(0, 0.3, (2, 3, 3, 3)).astype(np.float32)
