@@ -1,7 +1,7 @@
 r"""Let a bundle's far scale compute in bytes: what is rounded how, by NNCF on real pictures.
 
 python -m recipes.he.far_int8 --data DIR --bundle weights/he-v2
-python benchmarks/orion.py --slide DIR/orion-crc01 --tiles DIR/orion-c01-tiles \
+python benchmarks/orion.py --slide DIR/orion-crc01 --columns 4,8,16 --tiles DIR/orion-c01-tiles \
     --bundle weights/he-v2 --precision int8
 
 As `recipes.he.int8` does it for the detector, but with all filters: stem and last convolution stay

@@ -44,7 +44,8 @@ ROWS = (
 )
 ON_TILES = """
 Of the C01 tiles, from which the head has learned in float32, so that only the differences tell, and
-they favour float32: {tiles}. Of the whole slide, by the far scale alone: {far}.
+they favour float32: {tiles}. Of columns 4, 8 and 16 of the slide,
+by the far scale alone: {far}.
 """
 
 
@@ -100,5 +101,5 @@ def _differences(plain: dict[str, Any], small: dict[str, Any]) -> str:
     parts = []
     for name in ("CD45", "CD3e", "CD4", "CD8a"):
         one, other = (float(v[name]["auroc"]) for v in (plain, small))
-        parts.append(f"AUROC of {name} {other - one:+.3f}")
+        parts.append(f"AUROC of {name} {other - one:+.4f}")
     return ", ".join(parts)
