@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from lymphinfer.markers.patches import cut_patches
 from lymphinfer.orion.patch_store import PatchStore, StoreCells, StoreInfo
 from lymphinfer.orion.patch_writer import PatchWriter
 from lymphinfer.slides import Slide
+from lymphinfer.threads import in_order
 
 __all__ = ["PatchStore", "PatchWriter", "StoreCells", "StoreInfo", "cut_store", "tile_order"]
 
@@ -131,11 +130,4 @@ def _cut(
         region = slide.read_region(x0, y0, x1 - x0, y1 - y0, info.mpp)
         return cut_patches(region, nearest - (x0, y0), info.patch_px)
 
-    with ThreadPoolExecutor(max(1, threads)) as pool:
-        ahead: deque[Future[NDArray[np.uint8]]] = deque()
-        for run in runs:
-            ahead.append(pool.submit(read, run))
-            if len(ahead) > threads:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
+    yield from in_order(read, runs, threads)

@@ -30,8 +30,3 @@ class Tissue(Protocol):
         self, x: ArrayLike, y: ArrayLike, width: ArrayLike, height: ArrayLike
     ) -> NDArray[np.float64]:
         """Share of tissue in rectangles, level-0 px."""
-
-    def bounds_in(
-        self, x: float, y: float, width: float, height: float
-    ) -> tuple[float, float, float, float] | None:
-        """Rectangle (x0, y0, x1, y1) around the tissue in one, level-0 px; None without any."""

@@ -33,8 +33,6 @@ SIZE_COSTS_PX = 1_000_000
 """What a size of tile costs that no other tile has: a network is compiled for each, see
 `lymphinfer.runtime`."""
 
-_NO_UNION = np.inf, (0, 0), (0, 0), (0, 0)
-
 Cells = NDArray[np.bool_]
 Size = tuple[int, int]
 
@@ -310,27 +308,37 @@ def common_sizes(sizes: Sequence[Size], most_px: int) -> dict[Size, Size]:
     dict
         By each of `sizes`.
     """
-    counts: dict[Size, int] = {}
-    for size in sizes:
-        counts[size] = counts.get(size, 0) + 1
-    grown = {size: size for size in counts}
-    while len(counts) > 1:
-        cost, one, other, both = min(_unions(counts, most_px), default=_NO_UNION)
-        if cost >= SIZE_COSTS_PX:
+    rows = np.array(sizes, np.int64).reshape(-1, 2)
+    kinds, counts = np.unique(rows, axis=0, return_counts=True)
+    number = counts.astype(np.float64)
+    now = kinds.copy()
+    into = np.arange(len(kinds))
+    more = np.full((len(kinds), len(kinds)), np.inf)
+    for i in range(len(kinds)):
+        more[i] = _more_px(now, number, i, most_px)
+    while len(kinds):
+        i, j = sorted(map(int, np.unravel_index(int(more.argmin()), more.shape)))
+        if more[i, j] >= SIZE_COSTS_PX:
             break
-        total = counts.pop(one) + counts.pop(other)
-        counts[both] = counts.get(both, 0) + total
-        grown = {size: both if into in (one, other) else into for size, into in grown.items()}
-    return grown
+        now[i] = np.maximum(now[i], now[j])
+        number[i] += number[j]
+        number[j] = 0
+        into[into == j] = i
+        more[i], more[j], more[:, j] = _more_px(now, number, i, most_px), np.inf, np.inf
+        more[:, i] = more[i]
+    return {
+        (int(w), int(h)): (int(now[k, 0]), int(now[k, 1]))
+        for (w, h), k in zip(kinds, into, strict=True)
+    }
 
 
-def _unions(counts: dict[Size, int], most_px: int) -> Iterator[tuple[float, Size, Size, Size]]:
-    """Pixels that two sizes cost in one, both sizes, and the one that holds them."""
-    kinds = sorted(counts)
-    for i, one in enumerate(kinds):
-        for other in kinds[i + 1 :]:
-            both = max(one[0], other[0]), max(one[1], other[1])
-            if math.prod(both) > max(most_px, math.prod(one), math.prod(other)):
-                continue
-            more = sum(counts[kind] * (math.prod(both) - math.prod(kind)) for kind in (one, other))
-            yield more, one, other, both
+def _more_px(
+    sizes: NDArray[np.int64], number: NDArray[np.float64], i: int, most_px: int
+) -> NDArray[np.float64]:
+    """Pixels that one size costs together with each other, in the size that holds both; (N,)."""
+    area = sizes.prod(axis=1)
+    both = np.maximum(sizes, sizes[i]).prod(axis=1)
+    more = number * (both - area) + number[i] * (both - area[i])
+    allowed = (number > 0) & (both <= np.maximum(most_px, np.maximum(area, area[i])))
+    allowed[i] = False
+    return np.where(allowed, more, np.inf)

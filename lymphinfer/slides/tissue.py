@@ -87,34 +87,6 @@ class TissueMask:
         inside = total[y1, x1] - total[y0, x1] - total[y1, x0] + total[y0, x0]
         return np.asarray(inside / np.maximum((x1 - x0) * (y1 - y0), 1), dtype=np.float64)
 
-    def bounds_in(
-        self, x_level0: float, y_level0: float, w: float, h: float
-    ) -> tuple[float, float, float, float] | None:
-        """Rectangle around the tissue among the mask pixels that a rectangle touches.
-
-        Parameters
-        ----------
-        x_level0, y_level0, w, h : float
-            Corner and size, level-0 px.
-
-        Returns
-        -------
-        tuple of float, or None
-            Level-0 (x0, y0, x1, y1), on the mask's pixels; None without tissue.
-        """
-        rows, columns = self.mask.shape
-        start, end = np.array([x_level0, y_level0]), np.array([x_level0 + w, y_level0 + h])
-        first, last = _touched(
-            start / self.downsample, end / self.downsample, np.array([columns, rows])
-        )
-        part = self.mask[first[1] : last[1], first[0] : last[0]]
-        y, x = (np.flatnonzero(part.any(axis=axis)) for axis in (1, 0))
-        if not len(x):
-            return None
-        corners = np.array([x[0], y[0], x[-1] + 1, y[-1] + 1]) + np.tile(first, 2)
-        x0, y0, x1, y1 = (corners * self.downsample).tolist()
-        return x0, y0, x1, y1
-
 
 def _touched(
     start: NDArray[np.float64], end: NDArray[np.float64], size: int | NDArray[np.integer]

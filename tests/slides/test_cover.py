@@ -131,3 +131,13 @@ def test_points_in_any_order_have_the_same_tiles(order):
     grid = TileGrid((9000, 9000), 0.25, 0.325, tile_px=2048, halo_px=64)
     x, y = np.random.default_rng(3).uniform(0, 6900, (2, 50))
     assert point_shards(grid, x[::order], y[::order]) == point_shards(grid, x, y)
+
+
+def test_each_of_many_sizes_grows_and_none_beyond_what_is_allowed():
+    rng = np.random.default_rng(0)
+    sizes = [(int(w) * 64, int(h) * 64) for w, h in rng.integers(4, 40, (400, 2))]
+    most = max(w * h for w, h in sizes)
+    grown = common_sizes(sizes, most)
+    assert set(grown) == set(sizes) and len(set(grown.values())) < len(set(sizes))
+    for (w, h), (width, height) in grown.items():
+        assert width >= w and height >= h and width * height <= most
